@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from .export import export_run
     from .memory import MemoryEstimate, estimate_memory
     from .run import Run
-    from .settings import LoraSettings, TrainSettings
+    from .settings import TrainSettings
     from .training import DryRun, train
 
 _HOME = {
     "DryRun": "training",
     "LoraBank": "bank",
-    "LoraSettings": "settings",
     "LoraSpec": "bank",
     "MemoryEstimate": "memory",
     "Run": "run",
@@ -34,7 +33,6 @@ _HOME = {
 __all__ = [
     "DryRun",
     "LoraBank",
-    "LoraSettings",
     "LoraSpec",
     "MemoryEstimate",
     "Run",

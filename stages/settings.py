@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..errors import ConfigError
+from ._lora_spec import LoraSpec
 
-__all__ = ["LoraSettings", "TrainSettings"]
+__all__ = ["LoraSpec", "TrainSettings"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("auto", "lm", "classification"),
@@ -39,33 +40,6 @@ def _refuse(path: str, value: Any, allowed: str, remedy: str = "") -> None:
 
 
 @dataclass(frozen=True)
-class LoraSettings:
-    """Shape of the adapters; `targets` names module suffixes, or "all-linear" for every linear layer but the head."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    rank: int = _f(8, "rank of each LoRA adapter (shared and per domain)")
-    alpha: float = _f(16.0, "LoRA alpha; the update is scaled by alpha / rank (or alpha / sqrt(rank) with rslora)")
-    dropout: float = _f(0.0, "dropout on the adapters' input, a probability in [0, 1)")
-    targets: tuple[str, ...] | str = _f("all-linear", "module name suffixes to adapt, or 'all-linear'")
-    rslora: bool = _f(False, "rank-stabilised scaling alpha / sqrt(rank)")
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            _refuse("lora.rank", self.rank, "a whole number of at least 1")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            _refuse("lora.alpha", self.alpha, "a finite number above 0")
-        if not 0 <= self.dropout < 1:
-            _refuse("lora.dropout", self.dropout, "in [0, 1)")
-        if isinstance(self.targets, list):
-            object.__setattr__(self, "targets", tuple(self.targets))
-        if isinstance(self.targets, str) and self.targets != "all-linear":
-            object.__setattr__(self, "targets", tuple(t.strip() for t in self.targets.split(",") if t.strip()))
-        if not self.targets:
-            _refuse("lora.targets", self.targets, "'all-linear' or at least one module name")
-
-
-@dataclass(frozen=True)
 class TrainSettings:
     """Everything about training but the plan, the corpora, the model and the seed.
 
@@ -78,7 +52,7 @@ class TrainSettings:
     task: Literal["auto", "lm", "classification"] = _f("auto", "task; auto looks at the records (labels or not)")
     head: Literal["domain", "shared"] = _f("domain", "classification head: one per domain, or one for all")
     adapters: Literal["both", "shared", "domain"] = _f("both", "adapters: a shared one, one per domain, or both")
-    lora: LoraSettings = field(default_factory=LoraSettings, metadata={"help": "shape of the adapters"})
+    lora: LoraSpec = field(default_factory=LoraSpec, metadata={"help": "shape of the adapters"})
     rho_shared: float | None = _f(None, "bound on the Frobenius norm of each stage's shared update; none = unbounded")
     rho_domain: float | None = _f(None, "bound on the Frobenius norm of each domain's update; none = unbounded")
 
@@ -154,8 +128,8 @@ class TrainSettings:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 _refuse(name, getattr(self, name), f"one of {', '.join(allowed)}")
-        if not isinstance(self.lora, LoraSettings):
-            _refuse("lora", self.lora, "a LoraSettings")
+        if not isinstance(self.lora, LoraSpec):
+            _refuse("lora", self.lora, "a LoraSpec")
         if isinstance(self.trackers, (list, str)):
             names = self.trackers.split(",") if isinstance(self.trackers, str) else self.trackers
             object.__setattr__(self, "trackers", tuple(n.strip() for n in names if n.strip()))
@@ -222,9 +196,9 @@ class TrainSettings:
         values = dict(values)
         known = {f.name for f in dataclasses.fields(cls)}
         lora = values.pop("lora", {})
-        known_lora = {f.name for f in dataclasses.fields(LoraSettings)}
+        known_lora = {f.name for f in dataclasses.fields(LoraSpec)}
         for name, keys, allowed in (("train", values, known), ("train.lora", lora, known_lora)):
             for key in keys:
                 if key not in allowed:
                     raise ConfigError(f"{name}.{key}: unknown key; known are {', '.join(sorted(allowed))}.")
-        return cls(lora=LoraSettings(**lora), **values)
+        return cls(lora=LoraSpec(**lora), **values)
