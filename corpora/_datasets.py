@@ -1,0 +1,100 @@
+"""Rows of data sets that the `datasets` library keeps: folders it saved, and the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorpusError
+from ._readers import Row
+from .record import named_split
+
+__all__ = ["HUB_ID", "hub_rows", "saved_rows", "saved_splits"]
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_BATCH = 256
+
+
+def saved_splits(folder: Path) -> list[tuple[Path, str]]:
+    """The tables of a saved data set: folder and name of each split; one without a name where there are no splits.
+
+    Raises
+    ------
+    CorpusError
+        When the list of splits cannot be read.
+    """
+    listed = folder / "dataset_dict.json"
+    if not listed.is_file():
+        return [(folder, "")]
+    try:
+        names = json.loads(listed.read_text(encoding="utf-8"))["splits"]
+        return [(folder / str(name), str(name)) for name in names]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CorpusError(f"{listed}: does not list the splits of a saved data set; save it again.") from None
+
+
+def saved_rows(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Row]:
+    """Every row of one saved table, read through a memory map.
+
+    Raises
+    ------
+    CorpusError
+        When the folder cannot be read.
+    """
+    import datasets
+
+    try:
+        table = datasets.load_from_disk(str(folder))
+    except Exception as fault:
+        raise CorpusError(f"{folder}: the saved data set cannot be opened ({_reason(fault)}); save it again.") from None
+    return _rows(table, wanted)
+
+
+def hub_rows(
+    hub: str, subset: str | None, revision: str | None, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, str | None, Iterator[Row]]]:
+    """Place, split and rows of every split of a hub data set; a lone training split counts as no split.
+
+    Raises
+    ------
+    CorpusError
+        When the data set cannot be loaded, for example without a network.
+    """
+    if Path(hub).exists():
+        raise CorpusError(
+            f"hub: {hub}: is also a local path, which would be read instead; write `path: {hub}` or rename it."
+        )
+    import datasets
+
+    try:
+        loaded: Any = datasets.load_dataset(hub, subset, revision=revision)
+    except Exception as fault:
+        raise CorpusError(
+            f"hub data set {hub!r}: cannot be loaded ({_reason(fault)}); check its name and the network, "
+            "or save it with `datasets` and give the folder as `path`."
+        ) from None
+    splits = {str(name): named_split(str(name)) for name in loaded}
+    known = {name: split for name, split in splits.items() if split}
+    if not known:
+        raise CorpusError(f"hub data set {hub!r}: has no split called train, validation or test but {sorted(splits)}.")
+    lone = set(known.values()) == {"train"}
+    for name, split in known.items():
+        yield f"{hub}/{name}", None if lone else split, _rows(loaded[name], wanted)
+
+
+def _rows(table: Any, wanted: Callable[[str], bool]) -> Iterator[Row]:
+    names = [name for name in table.column_names if wanted(name)] or list(table.column_names)
+    number = 0
+    # As Arrow tables: nothing is decoded that is not text.
+    for batch in table.select_columns(names).with_format("arrow").iter(_BATCH):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+
+
+def _reason(fault: Exception) -> str:
+    text = str(fault).strip().splitlines()
+    return (text[0] if text else type(fault).__name__).rstrip(".")[:200]
