@@ -1,0 +1,228 @@
+"""The one differentiable operation of a bank: a frozen linear layer plus grouped low-rank updates.
+
+For rows grouped by domain, with X_g the inputs of group g (n_g × in)::
+
+    Y_g = X_g Wᵀ + b + α · (X_g A_gᵀ) B_g,      A_g = [A_shared; A_g; A_frozen],  B_g likewise (rank × out)
+
+The base product runs once over all rows. The low-rank part is two batched products where groups are equal, and two
+products a group where they are ragged. Gradients exist for the inputs and the trainable factors only: a frozen weight
+needs none, so its inputs are kept once, for the factors, and never in a second precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["GroupPlan", "banked_linear"]
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """How the flattened inputs of one call divide, and what is added to each part.
+
+    Attributes
+    ----------
+    sizes
+        Number of flattened rows (tokens) of each present group, in order; all positive.
+    alpha
+        The common scale of every update.
+    shared
+        Whether a trainable shared pair of factors comes first.
+    domains
+        Whether each group brings a pair of its own (then one pair a group follows).
+    transposed
+        True for a weight of shape (in, out), as GPT-2's ``Conv1D`` has.
+    """
+
+    sizes: tuple[int, ...]
+    alpha: float
+    shared: bool
+    domains: bool
+    transposed: bool
+
+    @property
+    def n_groups(self) -> int:
+        """Number of separate products: one when no group brings factors of its own."""
+        return len(self.sizes) if self.domains else 1
+
+    @property
+    def equal(self) -> bool:
+        """Whether all groups are of one size, so that one batched product does."""
+        return not self.domains or all(size == self.sizes[0] for size in self.sizes)
+
+
+def _stack(shared: Tensor | None, own: Sequence[Tensor], frozen: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The factors of every group, (groups, total rank, width), in the compute precision.
+
+    Order along the rank: shared, own, frozen; so that what is trained is one leading slice. The factors are cast
+    down before any product: casting the inputs up instead is what makes PEFT keep an fp32 copy of each.
+    """
+    pieces: list[Tensor] = []
+    for factor in own or (None,):
+        pieces.extend(piece for piece in (shared, factor, frozen) if piece is not None)
+    joined = torch.cat(pieces, 0) if len(pieces) > 1 else pieces[0]
+    return joined.to(dtype).view(max(1, len(own)), -1, joined.shape[-1])
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    """The frozen layer: (rows, in) → (rows, out)."""
+    matrix = weight if transposed else weight.t()
+    return torch.mm(x, matrix) if bias is None else torch.addmm(bias, x, matrix)
+
+
+def _down(x: Tensor, factors: Tensor, plan: GroupPlan) -> Tensor:
+    """x_g F_gᵀ for every group: (rows, width) and (groups, rank, width) → (rows, rank)."""
+    groups, rank, width = factors.shape
+    if groups == 1:
+        return torch.mm(x, factors[0].t())
+    if plan.equal:
+        return torch.bmm(x.view(groups, -1, width), factors.transpose(1, 2)).view(-1, rank)
+    return torch.cat([torch.mm(part, factors[g].t()) for g, part in enumerate(x.split(plan.sizes))])
+
+
+def _up_(y: Tensor, h: Tensor, factors: Tensor, plan: GroupPlan) -> Tensor:
+    """y_g += α h_g F_g in place: (rows, rank) and (groups, rank, width) into (rows, width)."""
+    groups, rank, width = factors.shape
+    if groups == 1:
+        return y.addmm_(h, factors[0], alpha=plan.alpha)
+    if plan.equal:
+        y.view(groups, -1, width).baddbmm_(h.view(groups, -1, rank), factors, alpha=plan.alpha)
+        return y
+    for g, (target, part) in enumerate(zip(y.split(plan.sizes), h.split(plan.sizes), strict=True)):
+        target.addmm_(part, factors[g], alpha=plan.alpha)
+    return y
+
+
+def _outer(h: Tensor, x: Tensor, plan: GroupPlan) -> Tensor:
+    """α h_gᵀ x_g for every group: (rows, rank) and (rows, width) → (groups, rank, width)."""
+    groups, rank, width = plan.n_groups, h.shape[-1], x.shape[-1]
+    if groups == 1:
+        return (plan.alpha * torch.mm(h.t(), x)).unsqueeze(0)
+    if plan.equal:
+        left, right = h.view(groups, -1, rank).transpose(1, 2), x.view(groups, -1, width)
+        return plan.alpha * torch.bmm(left, right)
+    parts = zip(h.split(plan.sizes), x.split(plan.sizes), strict=True)
+    return plan.alpha * torch.stack([torch.mm(left.t(), right) for left, right in parts])
+
+
+def _distribute(grads: Tensor, plan: GroupPlan, like: Sequence[Tensor]) -> list[Tensor]:
+    """Hand a stacked gradient (groups, trained rank, width) to the shared factor and to each group's own.
+
+    The shared factor's gradient is summed over groups in its own precision (fp32 for fp32 factors).
+    """
+    result: list[Tensor] = []
+    start = 0
+    if plan.shared:
+        start = like[0].shape[0]
+        result.append(grads[:, :start].sum(0, dtype=like[0].dtype))
+    if plan.domains:
+        own = grads[:, start:].to(like[-1].dtype)
+        result.extend(own.unbind(0))
+    return result
+
+
+class _BankedLinear(torch.autograd.Function):
+    """See the module's docstring; `tensors` = trained A factors, then trained B factors, in group order."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        frozen_a: Tensor | None,
+        frozen_b: Tensor | None,
+        plan: GroupPlan,
+        *tensors: Tensor,
+    ) -> Tensor:
+        half = len(tensors) // 2
+        inputs = x if dropped is None else dropped
+        a = _stack_of(tensors[:half], frozen_a, plan, x.dtype)
+        h = _down(inputs, a, plan)
+        y = _product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), plan.transposed)
+        _up_(y, h, _stack_of(tensors[half:], frozen_b, plan, x.dtype), plan)
+        ctx.plan = plan
+        ctx.has_dropout = dropped is not None
+        ctx.save_for_backward(inputs, weight, frozen_a, frozen_b, *tensors)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        plan: GroupPlan = ctx.plan
+        inputs, weight, frozen_a, frozen_b, *tensors = ctx.saved_tensors
+        half = len(tensors) // 2
+        dtype = inputs.dtype
+        grad_y = grad_outputs[0].contiguous()
+        need_x, need_dropped = ctx.needs_input_grad[:2]
+        need_factors = any(ctx.needs_input_grad[7:])
+        a = _stack_of(tensors[:half], frozen_a, plan, dtype)
+        grad_h = _down(grad_y, _stack_of(tensors[half:], frozen_b, plan, dtype), plan)
+        grad_x: Tensor | None = None
+        grad_dropped: Tensor | None = None
+        if need_x:
+            grad_x = _product(grad_y, weight.to(dtype), None, not plan.transposed)
+            if not ctx.has_dropout:
+                _up_(grad_x, grad_h, a, plan)
+        if need_dropped and ctx.has_dropout:
+            grad_dropped = _up_(torch.zeros_like(inputs), grad_h, a, plan)
+        grads: list[Tensor | None] = [None] * len(tensors)
+        if need_factors:
+            trained = sum(t.shape[0] for t in tensors[: (1 if plan.shared else 0) + (1 if plan.domains else 0)])
+            # h costs one thin product to make again and would otherwise live until here.
+            h = _down(inputs, a[:, :trained], plan)
+            grads_a = _distribute(_outer(grad_h[:, :trained], inputs, plan), plan, tensors[:half])
+            grads_b = _distribute(_outer(h, grad_y, plan), plan, tensors[half:])
+            grads = [*grads_a, *grads_b]
+        return (grad_x, grad_dropped, None, None, None, None, None, *grads)
+
+
+def _stack_of(factors: Sequence[Tensor], frozen: Tensor | None, plan: GroupPlan, dtype: torch.dtype) -> Tensor:
+    shared = factors[0] if plan.shared else None
+    own = factors[1:] if plan.shared else factors
+    return _stack(shared, own, frozen, dtype)
+
+
+def banked_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    plan: GroupPlan,
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    *,
+    frozen: tuple[Tensor, Tensor] | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Apply a frozen linear layer with grouped low-rank updates.
+
+    Parameters
+    ----------
+    x
+        Inputs (rows, in), contiguous, rows grouped as `plan.sizes` says, already in the compute precision.
+    weight, bias
+        The frozen layer: (out, in), or (in, out) with `plan.transposed`; bias (out,) or None.
+    plan
+        Groups and scale.
+    a, b
+        Trainable factors: the shared pair first if `plan.shared`, then one a group if `plan.domains`; A's are
+        (rank, in) and B's are (rank, out), in any floating precision (they are cast down).
+    frozen
+        A pair (rank, in), (rank, out) added to every group without gradient.
+    dropout
+        Share of the low-rank parts' inputs to drop. One mask serves shared and own factors of a layer.
+
+    Returns
+    -------
+    Tensor
+        (rows, out), in the precision of `x`.
+    """
+    dropped = torch.nn.functional.dropout(x, dropout, training=True) if dropout else None
+    frozen_a, frozen_b = frozen if frozen is not None else (None, None)
+    result: Tensor = _BankedLinear.apply(x, dropped, weight, bias, frozen_a, frozen_b, plan, *a, *b)  # type: ignore[no-untyped-call]
+    return result

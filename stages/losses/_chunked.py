@@ -1,0 +1,232 @@
+"""The chunk loop under :mod:`.head`: one autograd function, and one small class a loss."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["CrossEntropyRows", "KLRows", "run"]
+
+_SCRATCH = {"cpu": 64 << 20}
+_SCRATCH_OTHER = 512 << 20
+
+
+class _Rows(Protocol):
+    """A loss of single rows, given their logits."""
+
+    buffers: int  # (chunk, V) scratch tensors that `step` needs, the logits' own included
+
+    def step(self, logits: Tensor, start: int, stop: int, scratch: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Losses of rows start..stop, and a factor f for each, so that f · logits (changed in place) is the gradient."""
+        ...
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, out: Tensor) -> Tensor:
+    """Capped logits of a chunk (c, H) into `out` (c, V), in the accumulation precision."""
+    if hidden.dtype == out.dtype:
+        torch.mm(hidden, weight.t(), out=out)
+    else:
+        out.copy_(torch.mm(hidden, weight.t()))
+    if bias is not None:
+        out.add_(bias)
+    if softcap is not None:
+        out.div_(softcap).tanh_().mul_(softcap)
+    return out
+
+
+class CrossEntropyRows:
+    """−log softmax(z)[label]."""
+
+    buffers = 1
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def step(self, logits: Tensor, start: int, stop: int, scratch: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The gradient is softmax − one-hot; the label's entry is subtracted before the head's product.
+
+        Doing so keeps confident rows exact in bf16, where 1 − p would round away.
+        """
+        label = self.labels[start:stop, None]
+        top = logits.amax(1, keepdim=True)
+        at_label = logits.gather(1, label)
+        logits.sub_(top).exp_()
+        total = logits.sum(1, keepdim=True)
+        losses = total.log().add_(top).sub_(at_label)
+        logits.scatter_add_(1, label, -total)
+        return losses.squeeze(1), total.reciprocal_()
+
+
+class KLRows:
+    """KL(p_θ‖p_0) or KL(p_0‖p_θ) of the softmaxes of two hidden states."""
+
+    buffers = 3
+
+    def __init__(
+        self, base: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, softcap: float | None, *, reverse: bool
+    ) -> None:
+        self.base = base
+        self.weight = weight
+        self.bias = None if bias is None else bias.detach()
+        self.rows = rows
+        self.softcap = softcap
+        self.reverse = reverse
+
+    def step(self, logits: Tensor, start: int, stop: int, scratch: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """With d the difference of log-probabilities: Σ p d; differences first, since the two entropies nearly cancel."""
+        z, (q, t) = logits, scratch
+        _logits(self.base[self.rows[start:stop]].to(self.weight.dtype), self.weight, self.bias, self.softcap, q)
+        if self.reverse:
+            _normalise_(q, t)
+            total = _normalise_(z, t)  # t = p_θ · total
+            z.sub_(q)  # log p_θ − log p_0
+            losses = _row_dot(t, z) / total
+            z.sub_(losses).mul_(t)
+            return losses.squeeze(1), total.reciprocal_()
+        _normalise_(z, t)
+        total = _normalise_(q, t)  # t = p_0 · total
+        q.sub_(z)
+        losses = _row_dot(t, q) / total
+        z.exp_().sub_(t.div_(total))
+        return losses.squeeze(1), torch.ones_like(total)
+
+
+def _normalise_(z: Tensor, t: Tensor) -> Tensor:
+    """Turn logits into log-probabilities in place; `t` becomes exp(z − max), whose row sums are returned (c, 1)."""
+    top = z.amax(1, keepdim=True)
+    torch.sub(z, top, out=t)
+    t.exp_()
+    total = t.sum(1, keepdim=True)
+    z.sub_(top).sub_(total.log())
+    return total
+
+
+def _row_dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1, 1)
+
+
+def _chunk_rows(n: int, vocabulary: int, buffers: int, itemsize: int, device: torch.device) -> int:
+    scratch = _SCRATCH.get(device.type, _SCRATCH_OTHER)
+    rows = scratch // (buffers * vocabulary * itemsize)
+    return max(1, min(n, max(rows, 16)))
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        kind: _Rows,
+        rows: Tensor,
+        domains: Tensor,
+        n_domains: int,
+        softcap: float | None,
+        chunk: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        acc = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        grads = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        losses = hidden.new_empty(rows.shape[0], dtype=acc)
+        for start, stop, logits, scratch in _chunks(hidden, weight, kind, rows, chunk, acc):
+            _logits(hidden[rows[start:stop]], weight, bias, softcap, logits)
+            capped = logits.clone() if softcap is not None and grads is not None else None
+            losses[start:stop], factor = kind.step(logits, start, stop, scratch)
+            if grads is not None:
+                if capped is not None and softcap is not None:
+                    _uncap_(logits, capped, softcap)
+                part = torch.mm(logits.to(weight.dtype), weight)
+                grads[rows[start:stop]] = part.mul_(factor).to(hidden.dtype)
+        sums = torch.zeros(n_domains, dtype=torch.float64, device=hidden.device).index_add_(0, domains, losses.double())
+        counts = torch.bincount(domains, minlength=n_domains)
+        ctx.mark_non_differentiable(counts)
+        ctx.save_for_backward(grads, rows, domains, hidden, weight, bias)
+        ctx.kind, ctx.softcap, ctx.chunk, ctx.acc = kind, softcap, chunk, acc
+        return sums.to(acc), counts
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        grads, rows, domains, hidden, weight, bias = ctx.saved_tensors
+        of_row = grad_outputs[0][domains]
+        grad_hidden: Tensor | None = None
+        if grads is not None:
+            scale = hidden.new_zeros(hidden.shape[0]).index_copy_(0, rows, of_row.to(hidden.dtype))
+            grad_hidden = grads * scale[:, None]
+        grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1] or (bias is not None and ctx.needs_input_grad[2]):
+            grad_weight, grad_bias = _head_gradient(ctx, hidden, weight, bias, rows, of_row)
+        return (
+            grad_hidden,
+            grad_weight if ctx.needs_input_grad[1] else None,
+            grad_bias if ctx.needs_input_grad[2] else None,
+            *[None] * 6,
+        )
+
+
+def _uncap_(grad: Tensor, capped: Tensor, softcap: float) -> None:
+    """Through z ↦ cap·tanh(z/cap): multiply by 1 − (capped/cap)²."""
+    grad.mul_(capped.div_(softcap).square_().neg_().add_(1))
+
+
+def _chunks(hidden: Tensor, weight: Tensor, kind: _Rows, rows: Tensor, chunk: int | None, acc: torch.dtype) -> Any:
+    """Yield start, stop, a logits buffer and scratch buffers; memory is taken once and used again."""
+    n, vocabulary = rows.shape[0], weight.shape[0]
+    if not n:
+        return
+    size = chunk or _chunk_rows(n, vocabulary, kind.buffers, torch.finfo(acc).bits // 8, hidden.device)
+    size = min(size, n)
+    buffers = [hidden.new_empty(size, vocabulary, dtype=acc) for _ in range(kind.buffers)]
+    for start in range(0, n, size):
+        stop = min(n, start + size)
+        logits, *scratch = (buffer[: stop - start] for buffer in buffers)
+        yield start, stop, logits, scratch
+
+
+def _head_gradient(
+    ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, of_row: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The head's own gradient: logits are made again, now that each row's weight is known."""
+    grad_weight = torch.zeros_like(weight, dtype=ctx.acc)
+    grad_bias = None if bias is None else torch.zeros_like(bias, dtype=ctx.acc)
+    for start, stop, logits, scratch in _chunks(hidden, weight, ctx.kind, rows, ctx.chunk, ctx.acc):
+        part = hidden[rows[start:stop]]
+        _logits(part, weight, bias, ctx.softcap, logits)
+        capped = logits.clone() if ctx.softcap is not None else None
+        _, factor = ctx.kind.step(logits, start, stop, scratch)
+        if capped is not None:
+            _uncap_(logits, capped, ctx.softcap)
+        logits.mul_(factor * of_row[start:stop, None].to(ctx.acc))
+        grad_weight.add_(torch.mm(logits.to(part.dtype).t(), part))
+        if grad_bias is not None:
+            grad_bias.add_(logits.sum(0))
+    return grad_weight.to(weight.dtype), None if grad_bias is None or bias is None else grad_bias.to(bias.dtype)
+
+
+def run(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kind: _Rows,
+    rows: Tensor,
+    domains: Tensor,
+    n_domains: int,
+    softcap: float | None,
+    chunk: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Sums and counts by domain of a row loss; inputs are already checked.
+
+    Products run in the hidden states' precision (autocast's under autocast), everything else in fp32 (fp64 for fp64).
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
+    weight = weight.to(hidden.dtype)
+    if isinstance(kind, KLRows):
+        kind.weight = kind.weight.to(hidden.dtype)
+    with torch.autocast(device, enabled=False):
+        result: tuple[Tensor, Tensor] = _Fused.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, kind, rows, domains, n_domains, softcap, chunk
+        )
+    return result
