@@ -1,0 +1,394 @@
+"""The public API: seven functions, each with one command of the same name.
+
+>>> import kinfold  # doctest: +SKIP
+>>> corpora = kinfold.load_corpora("my-corpora")  # doctest: +SKIP
+>>> relations = kinfold.measure(corpora, model="my-model")  # doctest: +SKIP
+>>> plan = kinfold.plan(relations, budget={"tokens": 2e6})  # doctest: +SKIP
+>>> run = kinfold.train(plan, corpora, model="my-model", out="run")  # doctest: +SKIP
+>>> kinfold.report(run)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._progress import SILENT, Progress
+from ..errors import ConfigError, InputTypeError, RelationsError, RunError
+
+if TYPE_CHECKING:
+    from ..corpora import Corpora
+    from ..metrics import MeasureSettings, Relations
+    from ..partition import Plan, PlanSettings
+    from ..stages import Run, TrainSettings
+    from .config import KinfoldConfig
+
+__all__ = ["compare", "evaluate", "find_relations", "load_corpora", "measure", "plan", "report", "train"]
+
+PathLike = str | os.PathLike[str]
+S = TypeVar("S")
+
+
+def load_corpora(
+    source: PathLike | Mapping[str, Any], *, strict: bool = False, limit: int | None = None, **shares: float
+) -> Corpora:
+    """Open the user's domains; nothing is read into memory.
+
+    Parameters
+    ----------
+    source
+        A folder with one file or sub-folder per domain, a YAML manifest, or a mapping `{name: {"path": ...}}`.
+    strict
+        Whether a bad record stops the work instead of being counted and named.
+    limit
+        Most records read of each split of a domain, in file order; None for all.
+    **shares
+        `validation` and `test`, the shares of records that name no split.
+
+    Raises
+    ------
+    CorpusError
+        When a domain cannot be opened; the message names the file and the remedy.
+    """
+    from ..corpora import load_corpora as load
+
+    return load(source if isinstance(source, Mapping) else Path(source), strict=strict, limit=limit, **shares)
+
+
+def measure(
+    corpora: Corpora | PathLike | Mapping[str, Any],
+    *,
+    tokenizer: PathLike | None = None,
+    model: PathLike | None = None,
+    out: PathLike | None = None,
+    settings: MeasureSettings | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+    **overrides: Any,
+) -> Relations:
+    """Measure how the domains relate.
+
+    Parameters
+    ----------
+    corpora
+        What :func:`load_corpora` returns or takes.
+    tokenizer
+        Folder or hub id; None takes `model`'s, or trains a small one on the corpora.
+    model
+        Base model whose tokenizer (and, with `embedder="model"`, whose states) are measured with.
+    out
+        Folder for `relations.npz` and `relations.json`; None writes nothing.
+    settings
+        A :class:`~kinfold.metrics.MeasureSettings` or a mapping of some of its fields.
+    seed
+        Seed of every sample and bootstrap draw.
+    progress
+        Where to report.
+    **overrides
+        Single fields of the settings, such as `bootstrap=200`.
+    """
+    from ..metrics import MeasureSettings
+    from ..metrics import measure as run
+    from .config import needs_model
+
+    given = dataclasses.asdict(settings) if isinstance(settings, MeasureSettings) else dict(settings or {})
+    if model is not None and {**given, **overrides}.get("model") is None and needs_model({**given, **overrides}):
+        overrides["model"] = os.fspath(model)
+    resolved = _settings(MeasureSettings, settings, overrides, "measure")
+    relations = run(
+        _corpora(corpora),
+        tokenizer=os.fspath(tokenizer) if tokenizer is not None else os.fspath(model) if model is not None else None,
+        settings=resolved,
+        seed=seed,
+        progress=progress,
+    )
+    if out is not None:
+        relations.save(Path(out))
+    return relations
+
+
+def plan(
+    relations: Relations | PathLike,
+    *,
+    settings: PlanSettings | Mapping[str, Any] | None = None,
+    out: PathLike | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+    **overrides: Any,
+) -> Plan:
+    """Group the domains into stages, with a proof where one can be had.
+
+    Parameters
+    ----------
+    relations
+        What :func:`measure` returned, or the folder it wrote.
+    settings
+        A :class:`~kinfold.partition.PlanSettings` or a mapping of some of its fields.
+    out
+        File for the plan; None writes nothing.
+    seed, progress
+        Seed of the heuristics and bootstrap; where to report.
+    **overrides
+        Single fields of the settings, such as `lam=0.5` or `budget={"tokens": 2e6}`.
+
+    Raises
+    ------
+    InfeasibleError
+        When no partition satisfies the constraints; the message names those in conflict.
+    """
+    from ..partition import PlanSettings, make_plan
+
+    made = make_plan(
+        _relations(relations),
+        settings=_settings(PlanSettings, settings, overrides, "plan"),
+        seed=seed,
+        progress=progress,
+    )
+    if out is not None:
+        made.save(Path(out))
+    return made
+
+
+def train(
+    plan: Plan | PathLike,
+    corpora: Corpora | PathLike | Mapping[str, Any],
+    *,
+    model: PathLike,
+    out: PathLike,
+    relations: Relations | PathLike | None = None,
+    settings: TrainSettings | Mapping[str, Any] | None = None,
+    config: KinfoldConfig | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    dry_run: bool = False,
+    allow_changed: bool = False,
+    progress: Progress = SILENT,
+    **overrides: Any,
+) -> Run:
+    """Train a plan stage by stage and evaluate it before and after.
+
+    Parameters
+    ----------
+    plan
+        What :func:`plan` returned, or its file; a file written by hand needs `version` and `stages`.
+    corpora
+        What :func:`load_corpora` returns or takes.
+    model
+        Base model: a local folder or a hub id. It stays frozen.
+    out
+        Run folder. It must not exist yet, unless `resume`.
+    relations
+        The relations the plan was made from, kept with the run for the report. Where None and `plan` is a file,
+        the folder of that file is searched for those whose fingerprint the plan carries.
+    settings
+        A :class:`~kinfold.stages.TrainSettings` or a mapping of some of its fields.
+    config
+        The whole configuration, written into the run as `config.yaml`; None writes what is known here.
+    seed
+        Seed of initialisation, order of batches and corruption.
+    resume
+        Go on where an interrupted run stopped.
+    dry_run
+        Only estimate: nothing is trained or written.
+    allow_changed
+        Train although the corpora differ from those the plan was made for.
+    progress
+        Where to report.
+    **overrides
+        Single fields of the settings, such as `lr=1e-4`.
+    """
+    from ..partition import Plan
+    from ..stages import TrainSettings
+    from ..stages import train as run
+
+    if relations is None and not isinstance(plan, Plan):
+        relations = find_relations(plan)
+    made = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+    known = None if relations is None else _relations(relations)
+    result = run(
+        made,
+        _corpora(corpora),
+        model=os.fspath(model),
+        out=Path(out),
+        settings=_settings(TrainSettings, settings, overrides, "train"),
+        seed=seed,
+        resume=resume,
+        dry_run=dry_run,
+        progress=progress,
+        allow_changed=allow_changed,
+    )
+    if known is not None and not dry_run:
+        known.save(result.path)
+    return result
+
+
+def evaluate(
+    run: Run | PathLike,
+    corpora: Corpora | PathLike | Mapping[str, Any],
+    *,
+    split: str = "test",
+    progress: Progress = SILENT,
+    **options: Any,
+) -> dict[str, Any]:
+    """Evaluate a trained run again, on another split or other texts, and write its `evaluation.json`.
+
+    Parameters
+    ----------
+    run
+        What :func:`train` returned, or its folder.
+    corpora
+        What :func:`load_corpora` returns or takes.
+    split
+        "train", "validation" or "test".
+    progress
+        Where to report.
+    **options
+        Handed on to :func:`kinfold.stages.evaluate_run`.
+    """
+    from ..stages import evaluate_run
+
+    result: dict[str, Any] = evaluate_run(_run(run), _corpora(corpora), split=split, progress=progress, **options)
+    return result
+
+
+def compare(*args: Any, **options: Any) -> Any:
+    """Train a plan beside its rivals at equal tokens, over several seeds; see :func:`kinfold.app.compare.compare`."""
+    from .compare import compare as run
+
+    return run(*args, **options)
+
+
+def report(
+    run: Run | PathLike,
+    out: PathLike | None = None,
+    *,
+    plan: Plan | PathLike | None = None,
+    figures: PathLike | None = None,
+) -> Path:
+    """Write the report: one HTML page that needs no network.
+
+    Parameters
+    ----------
+    run
+        A run or its folder; or, before any training, a folder of relations.
+    out
+        The page; None writes `report.html` into the folder.
+    plan
+        With relations only: the plan made from them. None looks for `plan.json` in or beside their folder.
+    figures
+        Folder for the same pictures as SVG and PNG; None writes none.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    from ..stages import Run
+    from .report import write_figures, write_plan_report, write_report
+
+    if isinstance(run, Run) or (Path(run) / "run.json").exists():
+        opened = _run(run)
+        page = write_report(opened, None if out is None else Path(out))
+        if figures is not None:
+            write_figures(opened, Path(figures))
+        return page
+    folder = Path(os.fspath(run))
+    if not (folder / "relations.json").exists():
+        raise RunError(f"{folder}: holds neither a run (run.json) nor relations (relations.json); check the path.")
+    relations = _relations(folder)
+    made = _plan_for(relations, folder, plan)
+    page = write_plan_report(relations, made, folder / "report.html" if out is None else Path(out))
+    if figures is not None:
+        write_figures(None, Path(figures), relations=relations, plan=made)
+    return Path(page)
+
+
+def find_relations(plan: PathLike) -> Path | None:
+    """The folder of the relations that the plan at `plan` was made from, if it lies beside it.
+
+    Searched are the plan's folder, `relations` in it, and its other direct sub-folders; a folder counts only when
+    the relations' digest is the one that the plan carries.
+    """
+    from ..metrics import Relations
+    from ..partition import Plan
+
+    path = Path(plan)
+    wanted = Plan.load(path).fingerprints.get("relations")
+    if wanted is None:
+        return None
+    here = path.absolute().parent
+    found = [here, here / "relations", *(item.parent for item in sorted(here.glob("*/relations.json")))]
+    for folder in dict.fromkeys(found):
+        if (folder / "relations.json").exists():
+            try:
+                if Relations.load(folder).digest == wanted:
+                    return folder
+            except RelationsError:
+                continue  # a damaged neighbour is not the plan's
+    return None
+
+
+def _plan_for(relations: Relations, folder: Path, plan: Plan | PathLike | None) -> Plan | None:
+    from ..partition import Plan
+
+    if isinstance(plan, Plan):
+        return plan
+    if plan is not None:
+        return Plan.load(Path(plan))
+    for path in (folder / "plan.json", folder.absolute().parent / "plan.json"):
+        if path.exists():
+            made = Plan.load(path)
+            if made.fingerprints.get("relations") == relations.digest:
+                return made
+    return None
+
+
+def _corpora(value: Any) -> Corpora:
+    from ..corpora import Corpora
+
+    if isinstance(value, Corpora):
+        return value
+    if isinstance(value, (str, os.PathLike, Mapping)):
+        return load_corpora(value)
+    raise InputTypeError(f"corpora={value!r}: must be what load_corpora returns, a path or a mapping.")
+
+
+def _relations(value: Any) -> Relations:
+    from ..metrics import Relations
+
+    if isinstance(value, Relations):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return Relations.load(Path(value))
+    raise InputTypeError(f"relations={value!r}: must be what measure returns, or the folder it wrote.")
+
+
+def _run(value: Any) -> Run:
+    from ..stages import Run
+
+    if isinstance(value, Run):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return Run.load(Path(value))
+    raise InputTypeError(f"run={value!r}: must be what train returns, or its folder.")
+
+
+def _settings(kind: type[S], given: S | Mapping[str, Any] | None, overrides: Mapping[str, Any], section: str) -> S:
+    """`kind` from what was given; single fields given by name win."""
+    if given is not None and not isinstance(given, (kind, Mapping)):
+        raise InputTypeError(f"settings={given!r}: must be {kind.__name__} or a mapping of its fields.")
+    values = dict(given) if isinstance(given, Mapping) else {}
+    values.update(overrides)
+    names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            close = get_close_matches(name, names, n=1)
+            remedy = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}."
+            raise ConfigError(f"{section}.{name} is not a setting; {remedy}")
+    if isinstance(given, kind):
+        return dataclasses.replace(given, **values) if values else given  # type: ignore[type-var]
+    return kind(**values)

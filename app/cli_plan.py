@@ -1,0 +1,142 @@
+"""The plan command: make, extend, compare and explain plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import RelationsError
+from .cli_options import Common, Flag, command, groups, pairs, setting, stage_range
+from .session import check_target
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the plan command to `app`."""
+
+    @command(app)
+    def plan(
+        common: Common,
+        relations: Annotated[
+            Path | None,
+            typer.Argument(metavar="[RELATIONS]", help="Folder that kinfold measure wrote.", show_default=False),
+        ] = None,
+        out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The plan's file.")] = Path("plan.json"),
+        lam: Annotated[float | None, setting("lam")] = None,
+        kappa: Annotated[float | None, setting("kappa")] = None,
+        stages: Annotated[str | None, setting("stages", metavar="N or A:B", example="3 or 2:5")] = None,
+        budget: Annotated[list[str] | None, setting("budget", metavar="NAME=NUMBER", example="--budget tokens=2e6 --budget domains=4")] = None,
+        minimum: Annotated[list[str] | None, setting("minimum", metavar="NAME=NUMBER", example="--minimum domains=2")] = None,
+        must_link: Annotated[list[str] | None, setting("must_link", metavar="A,B", example="--must-link law,news")] = None,
+        cannot_link: Annotated[list[str] | None, setting("cannot_link", metavar="A,B", example="--cannot-link law,code")] = None,
+        pin: Annotated[list[str] | None, setting("pin", metavar="NAME=N", example="--pin wiki=1")] = None,
+        discrepancy: Annotated[str | None, setting("discrepancy")] = None,
+        synergy: Annotated[str | None, setting("synergy")] = None,
+        scale: Annotated[str | None, setting("scale")] = None,
+        method: Annotated[str | None, setting("method")] = None,
+        order: Annotated[str | None, setting("order")] = None,
+        time_limit: Annotated[float | None, setting("time_limit")] = None,
+        workers: Annotated[int | None, setting("workers")] = None,
+        compare_solvers: Annotated[
+            bool, typer.Option("--compare-solvers", help="Show every solver's answer beside the plan's.")
+        ] = False,
+        explain: Annotated[bool, typer.Option("--explain", help="Show why each domain is where it is.")] = False,
+        extend: Annotated[
+            Path | None,
+            typer.Option("--extend", metavar="PLAN", help="Keep this plan's stages and only place the new domains."),
+        ] = None,
+        diff: Annotated[
+            tuple[Path, Path] | None,
+            typer.Option("--diff", metavar="PLAN PLAN", help="Compare two plans; plans nothing.", show_default=False),
+        ] = None,
+        figures: Annotated[
+            Path | None, typer.Option("--figures", metavar="DIR", help="Also write the pictures as SVG and PNG.")
+        ] = None,
+    ) -> None:
+        """Group the domains into stages under your budget, with a proof where one can be had.
+
+        Maximises synergy (times lambda) minus discrepancy inside the stages, then orders the stages.
+
+        Examples:
+
+          kinfold plan relations -o plan.json
+          kinfold plan relations --budget tokens=2e6 --stages 2:4 --explain
+          kinfold plan --diff plan-a.json plan-b.json
+        """
+        if diff is not None:
+            _diff(common, diff)
+            return
+        from . import api
+
+        check_target(out, folder=False)
+        values = {
+            "lam": lam, "kappa": kappa, "stages": stage_range(stages), "budget": pairs(budget, "--budget"),
+            "minimum": pairs(minimum, "--minimum"), "must_link": groups(must_link, "--must-link"),
+            "cannot_link": groups(cannot_link, "--cannot-link"), "pin": pairs(pin, "--pin", int),
+            "discrepancy": discrepancy, "synergy": synergy, "scale": scale, "method": method, "order": order,
+            "time_limit": time_limit, "workers": workers,
+        }  # fmt: skip
+        extra = [Flag(("plan", "compare"), True, "--compare-solvers")] if compare_solvers else []
+        config = common.resolve(values, extra).config
+        source = _source(relations)
+        if extend is not None:
+            from ..metrics import Relations
+            from ..partition import Plan, extend_plan
+
+            made = extend_plan(Plan.load(extend), Relations.load(source), settings=config.plan, seed=config.seed)
+            made.save(out)
+        else:
+            made = api.plan(source, settings=config.plan, out=out, seed=config.seed, progress=common.progress)
+        if figures is not None:
+            from ..metrics import Relations
+            from .report import write_figures
+
+            write_figures(None, figures, relations=Relations.load(source), plan=made)
+        if common.session.for_people:
+            _show(common, made, compare_solvers, explain)
+            common.session.show(f"Wrote {out}. Next: kinfold train {out} --corpora CORPORA --model MODEL -o run")
+        common.session.answer({"plan": str(out), "certificate": made.certificate, **_summary(made)})
+
+
+def _source(relations: Path | None) -> Path:
+    if relations is not None:
+        return relations
+    if Path("relations/relations.json").exists():
+        return Path("relations")
+    raise RelationsError("no relations named and none in ./relations; give the folder that kinfold measure wrote.")
+
+
+def _summary(plan: Any) -> dict[str, Any]:
+    from .config import plain
+
+    keep = ("stages", "domains", "objective", "bound", "gap", "status", "budget", "solvers", "confidence", "order")
+    keep += ("explain", "warnings", "seconds", "seed")
+    values = plain(plan.to_dict())
+    return {name: values[name] for name in keep}
+
+
+def _show(common: Common, plan: Any, solvers: bool, explain: bool) -> None:
+    from .report.terminal import plan_table
+    from .tables import explain_table, solvers_table
+
+    common.session.show(plan_table(plan))
+    if solvers and plan.solvers:
+        common.session.show("", solvers_table(plan))
+    if explain and plan.explain:
+        common.session.show("", explain_table(plan))
+    for warning in plan.warnings:
+        common.progress.warn(warning)
+
+
+def _diff(common: Common, paths: tuple[Path, Path]) -> None:
+    from ..partition import Plan, diff_plans
+    from .config import plain
+
+    first, second = (Plan.load(path) for path in paths)
+    difference = diff_plans(first, second)
+    common.session.show(str(difference))
+    to_dict = getattr(difference, "to_dict", None)
+    common.session.answer(plain(to_dict() if to_dict is not None else difference))

@@ -1,0 +1,205 @@
+"""Commands about training: train, evaluate, export."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ConfigError, PlanError, RunError
+from .cli_data import corpora_of
+from .cli_options import Common, command, setting
+from .session import check_target
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to `app`."""
+
+    @command(app)
+    def train(
+        common: Common,
+        plan: Annotated[
+            Path | None, typer.Argument(metavar="[PLAN]", help="File that kinfold plan wrote.", show_default=False)
+        ] = None,
+        corpora: Annotated[Path | None, setting("corpora")] = None,
+        model: Annotated[str | None, setting("model")] = None,
+        out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")] = Path("run"),
+        resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Print stages, steps, memory, time and samples; train nothing.")
+        ] = False,
+        relations: Annotated[
+            Path | None,
+            typer.Option("--relations", metavar="DIR", help="Relations to keep with the run; found beside the plan."),
+        ] = None,
+        allow_changed: Annotated[
+            bool, typer.Option("--allow-changed", help="Train although the corpora are not those of the plan.")
+        ] = False,
+        task: Annotated[str | None, setting("task")] = None,
+        adapters: Annotated[str | None, setting("adapters")] = None,
+        rank: Annotated[int | None, setting("rank")] = None,
+        epochs: Annotated[float | None, setting("epochs")] = None,
+        max_steps: Annotated[int | None, setting("max_steps")] = None,
+        tokens_per_stage: Annotated[int | None, setting("tokens_per_stage")] = None,
+        batch_tokens: Annotated[int | None, setting("batch_tokens")] = None,
+        max_length: Annotated[int | None, setting("max_length")] = None,
+        lr: Annotated[float | None, setting("lr")] = None,
+        ssl_weight: Annotated[float | None, setting("ssl_weight")] = None,
+        align_weight: Annotated[float | None, setting("align_weight")] = None,
+        kl_weight: Annotated[float | None, setting("kl_weight")] = None,
+        precision: Annotated[str | None, setting("precision")] = None,
+        device: Annotated[str | None, setting("device")] = None,
+        checkpoint_every: Annotated[int | None, setting("checkpoint_every")] = None,
+        strict: Annotated[bool | None, setting("strict")] = None,
+        limit: Annotated[int | None, setting("limit")] = None,
+    ) -> None:
+        """Train a plan stage by stage with LoRA and evaluate it before and after.
+
+        Examples:
+
+          kinfold train plan.json --corpora my-corpora --model my-model -o run
+          kinfold train plan.json -c kinfold.yaml -o run --dry-run
+          kinfold train plan.json -c kinfold.yaml -o run --resume
+        """
+        from . import api
+
+        check_target(out, folder=True)
+        values = {
+            "corpora": corpora, "model": model, "task": task, "adapters": adapters, "rank": rank, "epochs": epochs,
+            "max_steps": max_steps, "tokens_per_stage": tokens_per_stage, "batch_tokens": batch_tokens,
+            "max_length": max_length, "lr": lr, "ssl_weight": ssl_weight, "align_weight": align_weight,
+            "kl_weight": kl_weight, "precision": precision, "device": device, "checkpoint_every": checkpoint_every,
+            "strict": strict, "limit": limit,
+        }  # fmt: skip
+        config = common.resolve(values).config
+        path = _plan(plan)
+        if config.model is None:
+            raise ConfigError("no base model named; give --model with a folder or hub id, or set model in the configuration.")
+        opened = corpora_of(config)
+        if not dry_run:
+            common.session.resume = lambda: _resume_line(out)
+        result = api.train(
+            path,
+            opened,
+            model=config.model,
+            out=out,
+            relations=relations,
+            settings=config.train,
+            config=config,
+            seed=config.seed,
+            resume=resume,
+            dry_run=dry_run,
+            allow_changed=allow_changed,
+            progress=common.progress,
+        )
+        if dry_run:
+            from .tables import dry_run_views
+
+            common.session.show(*dry_run_views(result))
+            common.session.answer({"dry_run": True, **result.to_dict()})
+            return
+        _show_run(common, result)
+        common.session.show(f"Wrote {out}. Next: kinfold report {out}")
+
+    @command(app)
+    def evaluate(
+        common: Common,
+        run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that kinfold train wrote.")],
+        corpora: Annotated[Path | None, setting("corpora")] = None,
+        split: Annotated[str | None, setting("split")] = None,
+        strict: Annotated[bool | None, setting("strict")] = None,
+        limit: Annotated[int | None, setting("limit")] = None,
+    ) -> None:
+        """Evaluate a trained run again, on another split or on other texts.
+
+        Rewrites the run's evaluation.json. Without --corpora, the corpora that the run was trained on are read.
+
+        Examples:
+
+          kinfold evaluate run --split validation
+          kinfold evaluate run --corpora my-corpora --json
+        """
+        from ..stages import Run
+        from . import api
+
+        opened = Run.load(run)
+        config = common.resolve({"corpora": corpora, "split": split, "strict": strict, "limit": limit}).config
+        texts = corpora_of(config) if config.corpora.source is not None else _corpora_of_run(opened)
+        api.evaluate(opened, texts, split=config.train.evaluate_split, progress=common.progress)
+        _show_run(common, opened)
+
+    @command(app)
+    def export(
+        common: Common,
+        run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that kinfold train wrote.")],
+        out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the export.")] = Path("export"),
+        form: Annotated[
+            str, typer.Option("--as", help="adapters (one LoRA per domain), merged (full weights) or vllm (a bundle).")
+        ] = "adapters",
+        domains: Annotated[list[str] | None, typer.Option("--domain", help="Only this domain; repeatable.")] = None,
+        rank: Annotated[int | None, typer.Option("--rank", help="Compress each adapter to this rank by SVD.")] = None,
+    ) -> None:
+        """Export trained adapters for serving, and check that they give the run's logits back.
+
+        Examples:
+
+          kinfold export run -o adapters
+          kinfold export run -o merged --as merged --domain law
+        """
+        from ..stages import Run
+        from .exporting import export as run_export
+
+        check_target(out, folder=True)
+        result = run_export(Run.load(run), out, form=form, domains=domains, rank=rank, progress=common.progress)
+        common.session.show(*[f"{name}: {text}" for name, text in result["lines"]])
+        common.session.answer(result["json"])
+
+
+def _plan(path: Path | None) -> Path:
+    if path is not None:
+        return path
+    if Path("plan.json").exists():
+        return Path("plan.json")
+    raise PlanError("no plan named and no plan.json here; give the file that kinfold plan wrote.")
+
+
+def _resume_line(out: Path) -> str:
+    """The command line that goes on: the one that was typed, with --resume."""
+    if not (out / "run.json").exists():
+        return shlex.join(["kinfold", *sys.argv[1:]])
+    words = ["kinfold", *sys.argv[1:]]
+    return shlex.join(words if "--resume" in words else [*words, "--resume"])
+
+
+def _corpora_of_run(run: Any) -> Any:
+    """Open the corpora named in the run's own configuration."""
+    from .config import resolve
+
+    try:
+        config = resolve(run.path / "config.yaml").config
+    except ConfigError:
+        raise RunError(f"{run.path}: its config.yaml names no corpora; give them with --corpora.") from None
+    if config.corpora.source is None:
+        raise RunError(f"{run.path}: its config.yaml names no corpora; give them with --corpora.")
+    return corpora_of(config)
+
+
+def _show_run(common: Common, run: Any) -> None:
+    evaluation = run.evaluation
+    if common.session.for_people:
+        from .report.terminal import outcome_table
+
+        common.session.show(outcome_table(evaluation))
+    common.session.answer(
+        {
+            "run": str(run.path),
+            "stages": [list(stage) for stage in run.stages],
+            "adapters": {name: str(path) for name, path in run.adapters.items()},
+            "evaluation": evaluation,
+        }
+    )

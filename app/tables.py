@@ -1,0 +1,114 @@
+"""Tables for the terminal that the report does not share: solvers side by side, reasons per domain, a dry run.
+
+They fit 80 columns, and show every name as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .progress import clean, human_time
+
+__all__ = ["dry_run_views", "explain_table", "human_bytes", "solvers_table"]
+
+
+def human_bytes(number: float) -> str:
+    """Bytes in binary units.
+
+    >>> human_bytes(512), human_bytes(3 * 2**30)
+    ('512 B', '3.0 GiB')
+    """
+    for size, letter in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if abs(number) >= size:
+            return f"{number / size:.1f} {letter}"
+    return f"{int(number)} B"
+
+
+def _table(*columns: tuple[str, str]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in columns:
+        wide = justify == "left"
+        table.add_column(name, justify=justify, no_wrap=not wide, overflow="fold" if wide else "ellipsis")  # type: ignore[arg-type]
+    return table
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    return "-" if value is None else f"{float(value):.{digits}f}"
+
+
+def solvers_table(plan: Any) -> Any:
+    """Every solver's objective beside the plan's, the best first."""
+    from rich.text import Text
+
+    table = _table(("solver", "left"), ("objective", "right"), ("behind", "right"), ("stages", "right"), ("time", "right"))
+    rows = [row for row in plan.solvers if row.get("objective") is not None]
+    best = max((float(row["objective"]) for row in rows), default=0.0)
+    for row in sorted(rows, key=lambda row: -float(row["objective"])):
+        behind = best - float(row["objective"])
+        relative = "-" if behind <= 1e-9 else f"{behind / (abs(best) or 1):.1%}"
+        stages = row.get("stages")
+        count = len(stages) if isinstance(stages, (list, tuple)) else stages
+        seconds = row.get("seconds")
+        table.add_row(
+            Text(clean(str(row["name"]))),
+            _number(row["objective"]),
+            relative,
+            "-" if count is None else str(count),
+            "-" if seconds is None else human_time(float(seconds)),
+        )
+    failed = [row for row in plan.solvers if row.get("objective") is None]
+    for row in failed:
+        table.add_row(Text(clean(str(row["name"])), style="dim"), "no plan", "-", "-", "-")
+    return table
+
+
+def explain_table(plan: Any) -> Any:
+    """For each domain its stage, what it gains there, and what its best other stage would give."""
+    from rich.text import Text
+
+    table = _table(
+        ("domain", "left"), ("stage", "right"), ("gain", "right"), ("best other", "right"), ("margin", "right"), ("why", "left")
+    )
+    for stage in plan.stages:
+        for name in stage:
+            why = plan.explain.get(name, {})
+            other = why.get("best_other")
+            gain = _number(why.get("best_other_gain"))
+            binding = why.get("binding")
+            reason = ", ".join(map(str, binding)) if isinstance(binding, (list, tuple)) else str(binding or "")
+            table.add_row(
+                Text(clean(name)),
+                _stage(why.get("stage")),
+                _number(why.get("gain")),
+                "-" if other is None else f"{_stage(other)}: {gain}",
+                _number(why.get("margin")),
+                Text(clean(reason)),
+            )
+    return table
+
+
+def _stage(value: Any) -> str:
+    return "-" if value is None else f"{int(value) + 1}" if isinstance(value, int) else clean(str(value))
+
+
+def dry_run_views(dry: Any) -> list[Any]:
+    """What a training would do: stages, tokens, steps, time, memory and some samples."""
+    from rich.text import Text
+
+    values: Mapping[str, Any] = dry.to_dict()
+    views: list[Any] = []
+    table = _table(("stage", "right"), ("domains", "left"), ("tokens", "right"), ("steps", "right"), ("time", "right"))
+    for number, stage in enumerate(values.get("stages", ()), 1):
+        seconds = stage.get("seconds")
+        table.add_row(
+            str(number),
+            Text(clean(", ".join(stage["domains"]))),
+            f"{stage.get('tokens', 0):,}",
+            f"{stage.get('steps', 0):,}",
+            "-" if seconds is None else human_time(float(seconds)),
+        )
+    views.append(table)
+    return views
