@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ..errors import ConfigError
@@ -36,7 +36,7 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
-@lru_cache(maxsize=None)
+@cache
 def hints(kind: type) -> dict[str, Any]:
     """The resolved annotations of a settings dataclass's fields, in order."""
     resolved = typing.get_type_hints(kind)
@@ -61,7 +61,11 @@ def type_at(kind: Any, path: KeyPath) -> Any | None:
             found = type_at(below, rest) if below is not None else None
         elif get_origin(member) in (tuple, list) and isinstance(head, int):
             arguments = get_args(member)
-            element = arguments[0] if len(arguments) < 2 or arguments[-1] is Ellipsis else arguments[min(head, len(arguments) - 1)]
+            element = (
+                arguments[0]
+                if len(arguments) < 2 or arguments[-1] is Ellipsis
+                else arguments[min(head, len(arguments) - 1)]
+            )
             found = type_at(element, rest)
         elif _is_mapping(member) and get_args(member):
             found = type_at(get_args(member)[1], rest)
@@ -145,9 +149,9 @@ def real_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
     """`loc` without the labels that pydantic inserts for the members of a union."""
     path: list[str | int] = []
     for part in loc:
-        if isinstance(data, Mapping) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, Mapping) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        ):
             data = data[part]
         else:
             continue
@@ -215,4 +219,6 @@ def raise_faults(sentences: Sequence[str]) -> None:
     if len(sentences) == 1:
         raise ConfigError(sentences[0])
     if sentences:
-        raise ConfigError(f"{len(sentences)} faults in the configuration:\n" + "\n".join(f"  {text}" for text in sentences))
+        raise ConfigError(
+            f"{len(sentences)} faults in the configuration:\n" + "\n".join(f"  {text}" for text in sentences)
+        )

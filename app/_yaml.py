@@ -171,7 +171,9 @@ class _Walker:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                self.faults.append((line, "a key must be plain text; put the list or mapping on the right of the colon."))
+                self.faults.append(
+                    (line, "a key must be plain text; put the list or mapping on the right of the colon.")
+                )
                 continue
             key = str(key_node.value)
             if key == "<<" and key_node.style is None:

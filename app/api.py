@@ -34,7 +34,12 @@ S = TypeVar("S")
 
 
 def load_corpora(
-    source: PathLike | Mapping[str, Any], *, strict: bool = False, limit: int | None = None, **shares: float
+    source: PathLike | Mapping[str, Any],
+    *,
+    strict: bool = False,
+    limit: int | None = None,
+    validation: float | None = None,
+    test: float | None = None,
 ) -> Corpora:
     """Open the user's domains; nothing is read into memory.
 
@@ -46,8 +51,8 @@ def load_corpora(
         Whether a bad record stops the work instead of being counted and named.
     limit
         Most records read of each split of a domain, in file order; None for all.
-    **shares
-        `validation` and `test`, the shares of records that name no split.
+    validation, test
+        Shares for the deterministic split by content of records that name no split; None for a tenth each.
 
     Raises
     ------
@@ -56,6 +61,7 @@ def load_corpora(
     """
     from ..corpora import load_corpora as load
 
+    shares: Any = {name: value for name, value in (("validation", validation), ("test", test)) if value is not None}
     return load(source if isinstance(source, Mapping) else Path(source), strict=strict, limit=limit, **shares)
 
 

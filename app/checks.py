@@ -38,13 +38,19 @@ class Checked:
         if self.plan is not None:
             parts.append(f"plan {self.plan['path']}: {len(self.plan['stages'])} stages, fits the corpora")
         parts += [f"warning: {clean(text)}" for text in self.warnings]
-        parts.append("Everything can be used." if not self.warnings else "Usable, with the warnings above.")
+        if not self.bad:
+            parts.append("Everything can be used." if not self.warnings else "Usable, with the warnings above.")
         return parts
+
+    @property
+    def bad(self) -> int:
+        """Number of bad records."""
+        return 0 if self.summary is None else int(self.summary.bad)
 
     def as_json(self) -> dict[str, Any]:
         """The same for machines."""
         return {
-            "ok": True,
+            "ok": not self.bad,
             "corpora": None if self.summary is None else self.summary.to_dict(),
             "model": self.model,
             "plan": self.plan,
@@ -103,7 +109,9 @@ def check_model(model: str) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except Exception as fault:  # transformers raises many kinds for a model that cannot be read
         first = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
-        raise ModelError(f"{model}: cannot be opened ({first}); name a local model folder or a reachable hub id.") from None
+        raise ModelError(
+            f"{model}: cannot be opened ({first}); name a local model folder or a reachable hub id."
+        ) from None
     return {
         "path": model,
         "architecture": (getattr(config, "architectures", None) or [config.model_type])[0],

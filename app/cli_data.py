@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, CorpusError, InputError
 from .cli_options import Common, command, setting
 from .session import check_target
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Write a starter configuration: every setting with its meaning and default.
 
-        Examples:
+        For example:
 
           kinfold init
           kinfold init study.yaml --corpora my-corpora --model my-model
@@ -62,9 +62,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Check corpora, configuration, model and plan; train nothing.
 
-        Reads every record once and prints what it found per domain, bad records with file and line.
+        Reads every record once and prints what it found per domain, bad records with file and line. Ends with
+        exit code 2 when a record is bad.
 
-        Examples:
+        For example:
 
           kinfold validate my-corpora
           kinfold validate -c kinfold.yaml --strict
@@ -77,6 +78,11 @@ def register(app: typer.Typer) -> None:
         result = checked(config, plan, common.progress)
         common.session.show(*result.tables())
         common.session.answer(result.as_json())
+        if result.bad:
+            raise CorpusError(
+                f"{result.bad} bad record{'s' * (result.bad > 1)}, named above; mend them, or accept that every command "
+                "but this one skips and counts them."
+            )
 
     @command(app)
     def measure(
@@ -110,7 +116,7 @@ def register(app: typer.Typer) -> None:
 
         Writes relations.npz and relations.json, with an interval and a noise floor for every cell.
 
-        Examples:
+        For example:
 
           kinfold measure my-corpora -o relations
           kinfold measure my-corpora --model my-model --embedder model -o relations

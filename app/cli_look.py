@@ -25,7 +25,9 @@ def register_demo(app: typer.Typer) -> None:
         small: Annotated[bool, typer.Option("--small", help="A shorter demo: under a minute, a weaker model.")] = False,
         cache: Annotated[
             Path | None,
-            typer.Option("--cache", metavar="DIR", help="Where the base model is kept between demos.", show_default=False),
+            typer.Option(
+                "--cache", metavar="DIR", help="Where the base model is kept between demos.", show_default=False
+            ),
         ] = None,
     ) -> None:
         """See everything once, on text that is already on this machine. No download; about five minutes.
@@ -33,7 +35,7 @@ def register_demo(app: typer.Typer) -> None:
         Harvests eight domains and a general corpus from installed packages, pretrains a small base model
         (kept for the next time), then measures, plans, trains, evaluates and reports.
 
-        Examples:
+        For example:
 
           kinfold demo
           kinfold demo --small -o /tmp/look --seed 1
@@ -75,7 +77,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Write the report: one HTML page that needs no network.
 
-        Examples:
+        For example:
 
           kinfold report run
           kinfold report run --figures pictures

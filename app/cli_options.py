@@ -184,21 +184,52 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "config": (
         Annotated[
             Path | None,
-            typer.Option("--config", "-c", metavar="FILE", help="YAML file of settings (see kinfold init).", rich_help_panel=_PANEL),
+            typer.Option(
+                "--config",
+                "-c",
+                metavar="FILE",
+                help="YAML file of settings (see kinfold init).",
+                rich_help_panel=_PANEL,
+            ),
         ],
         None,
     ),
     "sets": (
         Annotated[
             list[str],
-            typer.Option("--set", metavar="A.B=C", help="Set one value, over everything else; repeatable.", rich_help_panel=_PANEL, show_default=False),
+            typer.Option(
+                "--set",
+                metavar="A.B=C",
+                help="Set one value, over everything else; repeatable.",
+                rich_help_panel=_PANEL,
+                show_default=False,
+            ),
         ],
         [],
     ),
-    "seed": (Annotated[int | None, typer.Option("--seed", help="The one seed of everything random (default 0).", rich_help_panel=_PANEL)], None),
-    "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.", rich_help_panel=_PANEL)], False),
-    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_PANEL)], False),
-    "debug": (Annotated[bool, typer.Option("--debug", help="Show tracebacks and third-party notices.", rich_help_panel=_PANEL)], False),
+    "seed": (
+        Annotated[
+            int | None,
+            typer.Option("--seed", help="The one seed of everything random (default 0).", rich_help_panel=_PANEL),
+        ],
+        None,
+    ),
+    "as_json": (
+        Annotated[
+            bool, typer.Option("--json", help="Print one JSON object on standard output.", rich_help_panel=_PANEL)
+        ],
+        False,
+    ),
+    "quiet": (
+        Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_PANEL)],
+        False,
+    ),
+    "debug": (
+        Annotated[
+            bool, typer.Option("--debug", help="Show tracebacks and third-party notices.", rich_help_panel=_PANEL)
+        ],
+        False,
+    ),
 }
 
 

@@ -28,10 +28,18 @@ def register(app: typer.Typer) -> None:
         lam: Annotated[float | None, setting("lam")] = None,
         kappa: Annotated[float | None, setting("kappa")] = None,
         stages: Annotated[str | None, setting("stages", metavar="N or A:B", example="3 or 2:5")] = None,
-        budget: Annotated[list[str] | None, setting("budget", metavar="NAME=NUMBER", example="--budget tokens=2e6 --budget domains=4")] = None,
-        minimum: Annotated[list[str] | None, setting("minimum", metavar="NAME=NUMBER", example="--minimum domains=2")] = None,
-        must_link: Annotated[list[str] | None, setting("must_link", metavar="A,B", example="--must-link law,news")] = None,
-        cannot_link: Annotated[list[str] | None, setting("cannot_link", metavar="A,B", example="--cannot-link law,code")] = None,
+        budget: Annotated[
+            list[str] | None, setting("budget", metavar="NAME=NUMBER", example="--budget tokens=2e6 --budget domains=4")
+        ] = None,
+        minimum: Annotated[
+            list[str] | None, setting("minimum", metavar="NAME=NUMBER", example="--minimum domains=2")
+        ] = None,
+        must_link: Annotated[
+            list[str] | None, setting("must_link", metavar="A,B", example="--must-link law,news")
+        ] = None,
+        cannot_link: Annotated[
+            list[str] | None, setting("cannot_link", metavar="A,B", example="--cannot-link law,code")
+        ] = None,
         pin: Annotated[list[str] | None, setting("pin", metavar="NAME=N", example="--pin wiki=1")] = None,
         discrepancy: Annotated[str | None, setting("discrepancy")] = None,
         synergy: Annotated[str | None, setting("synergy")] = None,
@@ -60,7 +68,7 @@ def register(app: typer.Typer) -> None:
 
         Maximises synergy (times lambda) minus discrepancy inside the stages, then orders the stages.
 
-        Examples:
+        For example:
 
           kinfold plan relations -o plan.json
           kinfold plan relations --budget tokens=2e6 --stages 2:4 --explain

@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train a plan stage by stage with LoRA and evaluate it before and after.
 
-        Examples:
+        For example:
 
           kinfold train plan.json --corpora my-corpora --model my-model -o run
           kinfold train plan.json -c kinfold.yaml -o run --dry-run
@@ -79,7 +79,9 @@ def register(app: typer.Typer) -> None:
         config = common.resolve(values).config
         path = _plan(plan)
         if config.model is None:
-            raise ConfigError("no base model named; give --model with a folder or hub id, or set model in the configuration.")
+            raise ConfigError(
+                "no base model named; give --model with a folder or hub id, or set model in the configuration."
+            )
         opened = corpora_of(config)
         if not dry_run:
             common.session.resume = lambda: _resume_line(out)
@@ -119,7 +121,7 @@ def register(app: typer.Typer) -> None:
 
         Rewrites the run's evaluation.json. Without --corpora, the corpora that the run was trained on are read.
 
-        Examples:
+        For example:
 
           kinfold evaluate run --split validation
           kinfold evaluate run --corpora my-corpora --json
@@ -137,7 +139,9 @@ def register(app: typer.Typer) -> None:
     def export(
         common: Common,
         run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that kinfold train wrote.")],
-        out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the export.")] = Path("export"),
+        out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the export.")] = Path(
+            "export"
+        ),
         form: Annotated[
             str, typer.Option("--as", help="adapters (one LoRA per domain), merged (full weights) or vllm (a bundle).")
         ] = "adapters",
@@ -146,7 +150,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Export trained adapters for serving, and check that they give the run's logits back.
 
-        Examples:
+        For example:
 
           kinfold export run -o adapters
           kinfold export run -o merged --as merged --domain law

@@ -7,8 +7,8 @@ path and the file line, flag or --set it came from.
 
 from __future__ import annotations
 
-import dataclasses
 import copy
+import dataclasses
 import json
 import math
 import re
@@ -25,7 +25,18 @@ from ..stages.settings import TrainSettings
 from ._faults import Fault, all_paths, dotted, faults_of, hints, members, raise_faults, real_path, type_at
 from ._yaml import Document, KeyPath, parse_yaml, read_yaml
 
-__all__ = ["CorporaSection", "Flag", "KinfoldConfig", "Resolved", "dump_yaml", "field_info", "needs_model", "plain", "resolve", "settings_help"]
+__all__ = [
+    "CorporaSection",
+    "Flag",
+    "KinfoldConfig",
+    "Resolved",
+    "dump_yaml",
+    "field_info",
+    "needs_model",
+    "plain",
+    "resolve",
+    "settings_help",
+]
 
 
 _MOST_FAULTS = 50
@@ -64,12 +75,12 @@ class KinfoldConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     corpora: CorporaSection = field(default_factory=CorporaSection, metadata={"help": "what you bring"})
-    model: str | None = field(
-        default=None, metadata={"help": "base model: a local folder or a Hugging Face hub id"}
-    )
+    model: str | None = field(default=None, metadata={"help": "base model: a local folder or a Hugging Face hub id"})
     tokenizer: str | None = field(
         default=None,
-        metadata={"help": "tokenizer to measure with: a folder or hub id; null = the model's, or one trained on the corpora"},
+        metadata={
+            "help": "tokenizer to measure with: a folder or hub id; null = the model's, or one trained on the corpora"
+        },
     )
     seed: int = field(default=0, metadata={"help": "the one seed that everything random derives from"})
     measure: MeasureSettings = field(default_factory=MeasureSettings, metadata={"help": "how domains are compared"})
@@ -182,6 +193,8 @@ def dump_yaml(value: Any) -> str:
 
     def number(dumper: yaml.SafeDumper, data: float) -> yaml.ScalarNode:
         written = ".nan" if math.isnan(data) else f"{'-' if data < 0 else ''}.inf" if math.isinf(data) else repr(data)
+        if "e" in written and "." not in written:
+            written = written.replace("e", ".0e")  # YAML 1.1 takes 1e-05 for text
         return dumper.represent_scalar("tag:yaml.org,2002:float", written)
 
     Dumper.add_representer(str, text)

@@ -1,6 +1,6 @@
 """What the rooms say while they work, shown as bars, as plain lines or not at all; always on standard error.
 
-Everything that comes from a user (domain names, file names) is shown as text: ``[bold]`` is six characters, never style.
+Everything that comes from a user (domain names, file names) is shown as text: ``[bold]`` is six characters, no style.
 """
 
 from __future__ import annotations
@@ -77,7 +77,12 @@ class _PlainTask:
         self._maybe()
 
     def update(
-        self, *, completed: float | None = None, total: float | None = None, description: str | None = None, note: str = ""
+        self,
+        *,
+        completed: float | None = None,
+        total: float | None = None,
+        description: str | None = None,
+        note: str = "",
     ) -> None:
         self.completed = self.completed if completed is None else completed
         self.total = self.total if total is None else total
@@ -170,7 +175,12 @@ class _BarTask:
         self.bars.advance(self.identifier, amount)
 
     def update(
-        self, *, completed: float | None = None, total: float | None = None, description: str | None = None, note: str = ""
+        self,
+        *,
+        completed: float | None = None,
+        total: float | None = None,
+        description: str | None = None,
+        note: str = "",
     ) -> None:
         fields: dict[str, Any] = {"note": clean(note)} if note else {}
         self.bars.update(

@@ -24,14 +24,33 @@ from .._progress import Progress
 from ..errors import InputError, KinfoldError
 from .progress import clean, make_progress
 
-__all__ = ["EXIT_INTERRUPTED", "Failure", "Session", "check_target", "running", "say_error", "swallow_pipe", "terminated_as_interrupt", "write_json_line"]
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "Failure",
+    "Session",
+    "check_target",
+    "running",
+    "say_error",
+    "swallow_pipe",
+    "terminated_as_interrupt",
+    "write_json_line",
+]
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 EXIT_PIPE = 141
 ISSUES = "the project's issue tracker"
 
-_NOISY = ("transformers", "datasets", "huggingface_hub", "peft", "accelerate", "sentence_transformers", "torch", "numba")
+_NOISY = (
+    "transformers",
+    "datasets",
+    "huggingface_hub",
+    "peft",
+    "accelerate",
+    "sentence_transformers",
+    "torch",
+    "numba",
+)
 _QUIET_ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -97,10 +116,15 @@ class Session:
         """Set the command's JSON object; it is printed once, at the end, and only with --json."""
         self._answer = value
 
+    @property
+    def answered(self) -> Mapping[str, Any]:
+        """What was set so far; empty before."""
+        return self._answer or {}
+
     def finish(self) -> None:
         """Print the JSON object."""
         if self.as_json:
-            write_json_line(self.out, self._answer or {})
+            write_json_line(self.out, self.answered)
 
 
 def write_json_line(out: TextIO, value: Any) -> None:
@@ -174,7 +198,8 @@ def _fail(session: Session, message: str, kind: str, code: int) -> None:
     say_error(message)
     if session.as_json:
         with contextlib.suppress(OSError):
-            write_json_line(session.out, {"error": {"type": kind, "message": message, "exit_code": code}})
+            error = {"type": kind, "message": message, "exit_code": code}
+            write_json_line(session.out, {**session.answered, "error": error})
     raise Failure(code) from None
 
 

@@ -39,8 +39,8 @@ def starter(*, corpora: str | None = None, model: str | None = None) -> str:
 def _write(lines: list[str], path: tuple[str, ...], value: Any, given: Any, example: Any) -> None:
     indent = "  " * (len(path) - 1)
     info = field_info(path)
-    for line in textwrap.wrap(str(info.metadata.get("help", "")), 100 - len(indent)):
-        lines.append(f"{indent}# {line}")
+    help_lines = textwrap.wrap(str(info.metadata.get("help", "")), 100 - len(indent))
+    lines.extend(f"{indent}# {line}" for line in help_lines)
     section = isinstance(info.default_factory, type) and dataclasses.is_dataclass(info.default_factory)
     if section and isinstance(value, Mapping):
         lines.append(f"{indent}{path[-1]}:")

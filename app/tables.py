@@ -43,7 +43,9 @@ def solvers_table(plan: Any) -> Any:
     """Every solver's objective beside the plan's, the best first."""
     from rich.text import Text
 
-    table = _table(("solver", "left"), ("objective", "right"), ("behind", "right"), ("stages", "right"), ("time", "right"))
+    table = _table(
+        ("solver", "left"), ("objective", "right"), ("behind", "right"), ("stages", "right"), ("time", "right")
+    )
     rows = [row for row in plan.solvers if row.get("objective") is not None]
     best = max((float(row["objective"]) for row in rows), default=0.0)
     for row in sorted(rows, key=lambda row: -float(row["objective"])):
@@ -70,7 +72,12 @@ def explain_table(plan: Any) -> Any:
     from rich.text import Text
 
     table = _table(
-        ("domain", "left"), ("stage", "right"), ("gain", "right"), ("best other", "right"), ("margin", "right"), ("why", "left")
+        ("domain", "left"),
+        ("stage", "right"),
+        ("gain", "right"),
+        ("best other", "right"),
+        ("margin", "right"),
+        ("why", "left"),
     )
     for stage in plan.stages:
         for name in stage:
