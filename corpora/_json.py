@@ -122,8 +122,8 @@ class JsonStream:
                 why = "nested too deeply" if isinstance(fault, RecursionError) else str(fault)
                 raise JsonStreamError(self.line, f"not valid JSON ({why})") from None
             else:
-                # A number that touches the end of the buffer may go on.
-                if end < len(self._buffer) or self._done or isinstance(value, (dict, list, str)):
+                # A number near the end of the buffer may go on: 1 may be the beginning of 1e+5.
+                if end + 2 < len(self._buffer) or self._done or isinstance(value, (dict, list, str)):
                     self._advance(end)
                     return value
             # Try again only once the buffer has doubled, so that long values cost linear time.

@@ -269,9 +269,7 @@ def _csv(path: Path) -> Iterator[Row]:
             elif row:
                 yield (
                     start,
-                    Fault(
-                        f"the row has {len(row)} fields, the header {len(header)}; quote fields with {delimiter!r} in them"
-                    ),
+                    Fault(f"the row has {len(row)} fields, the header {len(header)}; quote the fields"),
                 )
 
 

@@ -222,7 +222,6 @@ class Domain:
         if self.strict:
             for _ in self._stream(None, None):
                 pass
-            return
         extractor = Extractor(self.fields, labels=self._labels)
         for place, _, rows in self._rows(extractor):
             wrong = 0

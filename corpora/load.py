@@ -34,6 +34,7 @@ def load_corpora(
     limit: int | None = None,
     validation: float = VALIDATION_SHARE,
     test: float = TEST_SHARE,
+    base: str | os.PathLike[str] | None = None,
 ) -> Corpora:
     """Find the domains of `source` and check that each can be read.
 
@@ -48,6 +49,8 @@ def load_corpora(
         At most this many records of each split of a domain, in file order.
     validation, test
         Shares for the split by content hash, for records that name no split.
+    base
+        Where relative paths of a mapping begin; the working folder by default. A manifest's begin at the manifest.
 
     Returns
     -------
@@ -64,11 +67,11 @@ def load_corpora(
     defaults = CorporaSettings(strict=strict, limit=limit, validation=validation, test=test)
     ignored: list[str] = []
     if isinstance(source, Mapping):
-        place, base = "corpora", Path()
+        place, root = "corpora", Path(base or "")
         entries = entries_of(source)
     elif isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
-        place, base = str(path), path.parent
+        place, root = str(path), path.parent
         if path.is_dir():
             entries = _folder_entries(path, ignored)
         elif not path.exists():
@@ -87,7 +90,7 @@ def load_corpora(
     _refuse_same_names(entries)
     domains = []
     for entry in entries:
-        domain = _domain(entry, base, defaults, ignored)
+        domain = _domain(entry, root, defaults, ignored)
         domain.check()
         domains.append(domain)
     return Corpora(tuple(domains), tuple(ignored))
@@ -114,7 +117,7 @@ def _folder_entries(folder: Path, ignored: list[str]) -> list[Entry]:
             name = stem(path)
         values = {"path": path.absolute(), "general": name.casefold() in ("general", "_general")}
         entries.append(Entry(name, values, {None: str(path)}))
-    if entries and all(named_split(entry.name) for entry in entries):
+    if entries and all(split_by_name(Path(entry.name)) for entry in entries):
         raise CorpusError(
             f"{folder}: holds {' and '.join(str(entry.name) for entry in entries)}, so it looks like one domain; "
             "give the folder above it."
