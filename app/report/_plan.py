@@ -1,0 +1,266 @@
+"""The plan section: stages and budgets, proof, rivals, order, confidence, phases, and a reason for every domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._frame import Frame, entry, finite, number, pack
+
+if TYPE_CHECKING:
+    from ...metrics.relations import Relations
+    from ...partition.plan import Plan
+
+__all__ = ["plan_view"]
+
+_RESOURCES = {
+    "tokens": "tokens",
+    "domains": "domains",
+    "adapter_parameters": "adapter parameters",
+    "gpu_memory": "GPU memory",
+}
+
+
+def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str, Any]:
+    """Everything the plan says about itself; parts it does not hold are None or empty."""
+    gain = frame.expand(plan.gain, plan.domains)
+    settings = plan.settings or {}
+    confidence = plan.confidence or {}
+    together = frame.expand(confidence.get("co_assignment"), plan.domains)
+    explained = _explain(plan, frame, together)
+    return {
+        "stages": [_stage(number_, plan, frame, gain) for number_ in range(len(plan.stages))],
+        "status": plan.status,
+        "certificate": plan.certificate,
+        "objective": finite(plan.objective),
+        "bound": finite(plan.bound),
+        "gap": finite(plan.gap),
+        "seconds": finite(plan.seconds),
+        "lam": finite(settings.get("lam")),
+        "kappa": finite(settings.get("kappa")),
+        "scale": settings.get("scale"),
+        "budget": [
+            {"resource": _RESOURCES.get(key, key.replace("_", " ")), "limit": finite(value)}
+            for key, value in sorted((plan.budget or {}).items())
+        ],
+        "trivial": _trivial(plan),
+        "gain": pack(gain, symmetric=True) if gain is not None and np.isfinite(gain).any() else None,
+        "solvers": _solvers(plan),
+        "order": _order(plan),
+        "together": pack(together, symmetric=True) if together is not None else None,
+        "fragile": [str(name) for name in confidence.get("fragile") or ()],
+        "replicates": int(finite(confidence.get("replicates")) or 0),
+        "certainty": _certainty(together, frame),
+        "phase": _phase(plan),
+        "explain": explained,
+        "theory": _theory(plan.theory),
+        "warnings": [str(text) for text in plan.warnings],
+        "by_hand": plan.status == "given",
+    }
+
+
+def _stage(index: int, plan: Plan, frame: Frame, gain: NDArray[np.float64] | None) -> dict[str, Any]:
+    names = plan.stages[index]
+    at = frame.stages[index]
+    inside: float | None = None
+    worst: list[Any] | None = None
+    if gain is not None and len(at) > 1:
+        block = gain[np.ix_(at, at)]
+        rows, columns = np.triu_indices(len(at), 1)
+        pairs = block[rows, columns]
+        inside = finite(pairs.sum())
+        lowest = int(np.argmin(pairs))
+        worst = [names[rows[lowest]], names[columns[lowest]], finite(pairs[lowest])]
+    used = []
+    for resource, sizes in sorted((plan.sizes or {}).items()):
+        amounts = [finite(sizes.get(name)) for name in names]
+        if any(amount is None for amount in amounts):
+            continue
+        total = sum(amount for amount in amounts if amount is not None)
+        limit = finite((plan.budget or {}).get(resource))
+        if limit is None and resource == "domains":
+            continue
+        used.append(
+            {
+                "resource": _RESOURCES.get(resource, resource.replace("_", " ")),
+                "used": total,
+                "limit": limit,
+                "share": total / limit if limit else None,
+            }
+        )
+    return {"number": index + 1, "names": list(names), "at": list(at), "gain": inside, "worst": worst, "used": used}
+
+
+def _trivial(plan: Plan) -> str | None:
+    domains = sum(len(stage) for stage in plan.stages)
+    if len(plan.stages) == 1 and domains > 1:
+        return "together"
+    if len(plan.stages) == domains and domains > 1:
+        return "alone"
+    return None
+
+
+def _solvers(plan: Plan) -> list[dict[str, Any]]:
+    """Best first; how far each falls short of the plan, relative to the plan's objective."""
+    rows: list[dict[str, Any]] = []
+    ours = finite(plan.objective)
+    for row in plan.solvers:
+        value = finite(row.get("objective"))
+        feasible = row.get("feasible", True) is not False
+        rows.append(
+            {
+                "name": str(row.get("name", "?")).replace("_", " "),
+                "objective": value,
+                "stages": row.get("stages"),
+                "gap": finite(row.get("gap")),
+                "seconds": finite(row.get("seconds")),
+                "feasible": feasible,
+                "note": str(row.get("note") or ""),
+                "short": None if value is None or ours is None else ours - value,
+                "best": value is not None and ours is not None and feasible and value >= ours - 1e-9 * max(1.0, abs(ours)),
+            }
+        )
+    return sorted(
+        rows, key=lambda row: (not row["feasible"], -(row["objective"] if row["objective"] is not None else -np.inf), row["name"])
+    )
+
+
+def _order(plan: Plan) -> dict[str, Any] | None:
+    order = plan.order
+    if not order:
+        return None
+    matrix = next((order[key] for key in ("affinity", "stage_affinity", "matrix") if order.get(key) is not None), None)
+    packed = None
+    if matrix is not None:
+        values = np.asarray(matrix, dtype=np.float64)
+        if values.shape == (len(plan.stages), len(plan.stages)) and len(values) > 1:
+            values = values.copy()
+            np.fill_diagonal(values, np.nan)
+            packed = pack(values)
+    exact = order.get("exact")
+    return {
+        "affinity": packed,
+        "score": finite(order.get("score")),
+        "method": str(order.get("method") or ""),
+        "exact": bool(exact) if exact is not None else None,
+    }
+
+
+def _phase(plan: Plan) -> dict[str, Any] | None:
+    phase = plan.phase
+    if not phase:
+        return None
+    counts = np.array(phase.get("n_stages") or [[]], dtype=np.float64)
+    lam, budget = list(phase.get("lam") or []), list(phase.get("budget") or [])
+    if counts.ndim != 2 or not counts.size:
+        return None
+    if counts.shape != (len(lam), len(budget)):
+        if counts.shape != (len(budget), len(lam)):
+            return None
+        counts = counts.T
+    chosen = finite((plan.settings or {}).get("lam"))
+    labels = [number(value) for value in lam]
+    row = None
+    if chosen is not None:
+        steps = [abs((finite(value) or 0.0) - chosen) for value in lam]
+        row = int(np.argmin(steps)) if steps and min(steps) <= 1e-6 * max(1.0, abs(chosen)) else None
+    resource = phase.get("resource")
+    return {
+        "counts": pack(counts),
+        "lam": labels,
+        "budget": ["no limit" if value is None else number(value) for value in budget],
+        "resource": str(resource).replace("_", " ") if resource else "budget",
+        "row": row,
+        "domains": len(plan.domains),
+    }
+
+
+def _certainty(together: NDArray[np.float64] | None, frame: Frame) -> float | None:
+    """The mean share of replicates that agree with the plan about a pair: 1 = every replicate gave this plan."""
+    if together is None or frame.k < 2 or not frame.stages:
+        return None
+    same = np.zeros((frame.k, frame.k), dtype=bool)
+    for stage in frame.stages:
+        same[np.ix_(stage, stage)] = True
+    rows, columns = np.triu_indices(frame.k, 1)
+    share = np.where(same, together, 1 - together)[rows, columns]
+    share = share[np.isfinite(share)]
+    return float(share.mean()) if share.size else None
+
+
+def _explain(plan: Plan, frame: Frame, together: NDArray[np.float64] | None) -> list[dict[str, Any]]:
+    """One row a domain, the least certain first."""
+    fragile = {str(name) for name in (plan.confidence or {}).get("fragile") or ()}
+    rows = []
+    for name in plan.domains:
+        why = (plan.explain or {}).get(name) or {}
+        stage = plan.stage_of(name)
+        at = frame.position(name)
+        stays = None
+        mates = [i for i in frame.stages[stage] if i != at]
+        if together is not None and at is not None and mates:
+            stays = finite(np.nanmean(together[at, mates]))
+        other = why.get("best_other")
+        rows.append(
+            {
+                "name": name,
+                "stage": stage,
+                "gain": finite(why.get("gain")),
+                "other": _stage_label(other),
+                "other_gain": finite(why.get("best_other_gain")),
+                "margin": finite(why.get("margin")),
+                "binding": _binding(why.get("binding")),
+                "stays": stays,
+                "fragile": name in fragile,
+                "known": bool(why),
+            }
+        )
+    return sorted(
+        rows,
+        key=lambda row: (row["margin"] is None, row["margin"] if row["margin"] is not None else 0.0, row["stage"], row["name"]),
+    )
+
+
+def _stage_label(other: Any) -> str:
+    if isinstance(other, bool) or other is None:
+        return "–"
+    if isinstance(other, int):
+        return "a stage of its own" if other < 0 else f"stage {other + 1}"
+    return str(other)
+
+
+def _binding(value: Any) -> str:
+    if not value:
+        return ""
+    if isinstance(value, str):
+        return value.replace("_", " ")
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(part).replace("_", " ") for part in value)
+    return str(value)
+
+
+def _theory(theory: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Scalars and sentences of the bound, nested names joined; tables and matrices stay in plan.json."""
+    rows: list[dict[str, Any]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(f"{prefix} · {key}" if prefix else str(key), inner)
+        elif isinstance(value, bool):
+            rows.append({"name": prefix.replace("_", " "), "value": "yes" if value else "no"})
+        elif isinstance(value, str):
+            rows.append({"name": prefix.replace("_", " "), "value": value})
+        elif finite(value) is not None:
+            rows.append({"name": prefix.replace("_", " "), "value": number(value, 4)})
+
+    walk("", theory or {})
+    return rows
+
+
+def chosen_stages(plan: Plan) -> Any:
+    """What the settings asked for as number of stages."""
+    return entry(plan.settings, "stages")
