@@ -99,21 +99,37 @@ def _kind_of(value: object) -> str:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    decode = strict_object.decode
+    scan = strict_object.scan_once
     with opened(path) as stream:
         for number, line in decoded_lines(stream, path):
             try:
-                value = decode(line)
-            except (ValueError, RecursionError) as fault:
-                if line.isspace():
-                    continue
-                why = fault.msg if isinstance(fault, json.JSONDecodeError) else str(fault) or "nested too deeply"
-                yield number, Fault(f"the line is not valid JSON ({why}); write one JSON object a line")
-                continue
-            if type(value) is dict:
+                # The bare scanner is twice as fast as `decode`, which has the last word where anything is odd.
+                value, end = scan(line, 0)
+                odd = line[end:] not in ("\n", "\r\n", "")
+            except (StopIteration, ValueError, RecursionError):
+                odd = True
+            if odd:
+                value = _decoded(line)
+            if type(value) is dict or type(value) is Fault:
                 yield number, value
-            else:
+            elif value is not _BLANK:
                 yield number, Fault(f"the line is {_kind_of(value)}, not an object; write one JSON object a line")
+
+
+_BLANK = object()
+
+
+def _decoded(line: str) -> Any:
+    """The value of an odd line, a fault, or `_BLANK`."""
+    try:
+        return strict_object.decode(line)
+    except RecursionError:
+        why = "nested too deeply"
+    except ValueError as fault:
+        if line.isspace():
+            return _BLANK
+        why = fault.msg if isinstance(fault, json.JSONDecodeError) else str(fault)
+    return Fault(f"the line is not valid JSON ({why}); write one JSON object a line")
 
 
 def _json(path: Path) -> Iterator[Row]:

@@ -22,6 +22,9 @@ _SPLIT_NAMES = {
     "testing": "test",
 }
 _TWO_TO_64 = 2.0**64
+# Copied for every record: that is three times as fast as setting one up. The persons keep texts and pairs apart.
+_TEXT_STATE = hashlib.blake2b(digest_size=16, person=b"kinfold text")
+_PARTS_STATE = hashlib.blake2b(digest_size=16, person=b"kinfold parts")
 
 
 def named_split(name: str) -> str | None:
@@ -109,8 +112,10 @@ def content_hash(
     """The 16 bytes behind :attr:`Record.key`: BLAKE2b over the content, each part preceded by its kind and length."""
     if text is not None:
         # The common case without the framing: a lone part needs no length.
-        return hashlib.blake2b(_settled(text), digest_size=16, person=b"kinfold text").digest()
-    state = hashlib.blake2b(digest_size=16, person=b"kinfold parts")
+        state = _TEXT_STATE.copy()
+        state.update(_settled(text))
+        return state.digest()
+    state = _PARTS_STATE.copy()
     if messages is not None:
         parts = [part for message in messages for part in (message.role, message.content)]
         state.update(b"chat")
