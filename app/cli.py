@@ -46,12 +46,12 @@ def kinfold(
 ) -> None:
     """Measure how text domains relate, prove which to fine-tune together, train them stage by stage.
 
-    Start with  kinfold demo  (no download, a few minutes), or with your own folder of one file per domain:
+    Start with `kinfold demo` (no download, a few minutes), or with your own folder of one file per domain:
 
-      kinfold measure my-corpora --model my-model -o relations
-      kinfold plan relations -o plan.json
-      kinfold train plan.json --corpora my-corpora --model my-model -o run
-      kinfold report run
+      $ kinfold measure my-corpora --model my-model -o relations
+      $ kinfold plan relations -o plan.json
+      $ kinfold train plan.json --corpora my-corpora --model my-model -o run
+      $ kinfold report run
     """
 
 

@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold init
-          kinfold init study.yaml --corpora my-corpora --model my-model
+          $ kinfold init
+          $ kinfold init study.yaml --corpora my-corpora --model my-model
         """
         from .._files import write_text
         from .starter import starter
@@ -67,8 +67,8 @@ def register(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold validate my-corpora
-          kinfold validate -c kinfold.yaml --strict
+          $ kinfold validate my-corpora
+          $ kinfold validate -c kinfold.yaml --strict
         """
         from .checks import checked
 
@@ -80,8 +80,8 @@ def register(app: typer.Typer) -> None:
         common.session.answer(result.as_json())
         if result.bad:
             raise CorpusError(
-                f"{result.bad} bad record{'s' * (result.bad > 1)}, named above; mend them, or accept that every command "
-                "but this one skips and counts them."
+                f"{result.bad} bad record{'s' * (result.bad > 1)}, named above; mend them, or accept that every other "
+                "command skips and counts them."
             )
 
     @command(app)
@@ -118,9 +118,9 @@ def register(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold measure my-corpora -o relations
-          kinfold measure my-corpora --model my-model --embedder model -o relations
-          kinfold measure -c kinfold.yaml --set measure.bootstrap=500
+          $ kinfold measure my-corpora -o relations
+          $ kinfold measure my-corpora --model my-model --embedder model -o relations
+          $ kinfold measure -c kinfold.yaml --set measure.bootstrap=500
         """
         from . import api
         from .cli_options import Flag

@@ -37,8 +37,8 @@ def register_demo(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold demo
-          kinfold demo --small -o /tmp/look --seed 1
+          $ kinfold demo
+          $ kinfold demo --small -o /tmp/look --seed 1
         """
         from .demo import DemoSettings, run_demo
 
@@ -79,9 +79,9 @@ def register(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold report run
-          kinfold report run --figures pictures
-          kinfold report relations --plan plan.json -o before.html
+          $ kinfold report run
+          $ kinfold report run --figures pictures
+          $ kinfold report relations --plan plan.json -o before.html
         """
         from . import api
 

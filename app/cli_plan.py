@@ -70,9 +70,9 @@ def register(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold plan relations -o plan.json
-          kinfold plan relations --budget tokens=2e6 --stages 2:4 --explain
-          kinfold plan --diff plan-a.json plan-b.json
+          $ kinfold plan relations -o plan.json
+          $ kinfold plan relations --budget tokens=2e6 --stages 2:4 --explain
+          $ kinfold plan --diff plan-a.json plan-b.json
         """
         if diff is not None:
             _diff(common, diff)

@@ -62,9 +62,9 @@ def register(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold train plan.json --corpora my-corpora --model my-model -o run
-          kinfold train plan.json -c kinfold.yaml -o run --dry-run
-          kinfold train plan.json -c kinfold.yaml -o run --resume
+          $ kinfold train plan.json --corpora my-corpora --model my-model -o run
+          $ kinfold train plan.json -c kinfold.yaml -o run --dry-run
+          $ kinfold train plan.json -c kinfold.yaml -o run --resume
         """
         from . import api
 
@@ -123,8 +123,8 @@ def register(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold evaluate run --split validation
-          kinfold evaluate run --corpora my-corpora --json
+          $ kinfold evaluate run --split validation
+          $ kinfold evaluate run --corpora my-corpora --json
         """
         from ..stages import Run
         from . import api
@@ -152,8 +152,8 @@ def register(app: typer.Typer) -> None:
 
         For example:
 
-          kinfold export run -o adapters
-          kinfold export run -o merged --as merged --domain law
+          $ kinfold export run -o adapters
+          $ kinfold export run -o merged --as merged --domain law
         """
         from ..stages import Run
         from .exporting import export as run_export

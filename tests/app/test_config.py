@@ -35,9 +35,8 @@ def test_nothing_given_is_the_rooms_defaults() -> None:
 
 def test_later_sources_win(tmp_path: Path) -> None:
     path = write(tmp_path, "seed: 1\nplan: {lam: 1.5, kappa: 0.25, time_limit: 3}\n")
-    resolved = resolve(
-        path, [Flag(("plan", "kappa"), 0.5, "--kappa"), Flag(("plan", "time_limit"), 4, "--time-limit")], ["plan.time_limit=5"]
-    )  # fmt: skip
+    given = [Flag(("plan", "kappa"), 0.5, "--kappa"), Flag(("plan", "time_limit"), 4, "--time-limit")]
+    resolved = resolve(path, given, ["plan.time_limit=5"])
     config = resolved.config
     assert (config.seed, config.plan.lam, config.plan.kappa, config.plan.time_limit) == (1, 1.5, 0.5, 5)
     assert resolved.origins["plan", "lam"].endswith("kinfold.yaml, line 2")
@@ -156,20 +155,19 @@ def test_mappings_merge_from_flags_and_are_replaced_by_set(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ["plan.lam", "=3", "plan..lam=3", ".=1"])
 def test_set_wants_a_path_and_a_value(text: str) -> None:
-    with pytest.raises(ConfigError, match="section.key=value"):
+    with pytest.raises(ConfigError, match="must look like section"):
         resolve(sets=[text])
 
 
 def test_set_reads_lists_and_names_broken_yaml() -> None:
     assert resolve(sets=["train.lora.targets=[q_proj, v_proj]"]).config.train.lora.targets == ("q_proj", "v_proj")
-    with pytest.raises(ConfigError, match="--set plan.pin"):
+    with pytest.raises(ConfigError, match=r"--set plan\.pin"):
         resolve(sets=["plan.pin={a: "])
 
 
 def test_a_resolved_configuration_is_read_back_as_itself(tmp_path: Path) -> None:
-    config = resolve(
-        sets=["plan.stages=[2, 4]", "plan.budget={tokens: 5e-5}", "plan.must_link=[[a, 'no'], ['1', 'x: y']]", "train.lr=1e-5"]
-    ).config  # fmt: skip
+    links = "plan.must_link=[[a, 'no'], ['1', 'x: y']]"
+    config = resolve(sets=["plan.stages=[2, 4]", "plan.budget={tokens: 5e-5}", links, "train.lr=1e-5"]).config
     assert resolve(write(tmp_path, dump_yaml(config))).config == config
 
 

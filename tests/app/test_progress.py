@@ -39,9 +39,14 @@ def test_a_short_task_says_nothing_and_a_failed_one_is_not_done() -> None:
     progress = PlainProgress(stream, clock=clock)
     with progress.task("quick"):
         clock.now += 0.5
-    with pytest.raises(RuntimeError), progress.task("breaks"):
-        clock.now += 100
-        raise RuntimeError
+
+    def breaks() -> None:
+        with progress.task("breaks"):
+            clock.now += 100
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        breaks()
     assert stream.getvalue() == ""
 
 

@@ -16,9 +16,13 @@ from kinfold.errors import InputError, TrainingError
 
 
 def outcome(capsys: pytest.CaptureFixture[str], fault: BaseException, **flags: bool) -> tuple[int, str, str]:
-    with pytest.raises(Failure) as caught, running(**flags) as session:
-        session.answer({"kept": 1})
-        raise fault
+    def body() -> None:
+        with running(**flags) as session:
+            session.answer({"kept": 1})
+            raise fault
+
+    with pytest.raises(Failure) as caught:
+        body()
     out, err = capsys.readouterr()
     return caught.value.exit_code, out, err
 
@@ -57,7 +61,7 @@ def test_json_errors_are_one_object_that_keeps_what_was_found(capsys) -> None:
 
 def test_json_is_the_only_thing_on_standard_output(capsys) -> None:
     with running(as_json=True) as session:
-        print("a library that prints")
+        sys.stdout.write("a library that prints")
         session.show("a table")
         session.answer({"x": float("nan"), "p": Path("a"), "t": (1, 2)})
     out, err = capsys.readouterr()
@@ -88,21 +92,30 @@ def test_control_characters_in_errors_are_taken_out(capsys) -> None:
 
 
 def test_an_interruption_says_how_to_go_on(capsys) -> None:
-    with pytest.raises(Failure), running() as session:
-        session.resume = lambda: "kinfold train plan.json --resume"
-        raise KeyboardInterrupt
+    def body() -> None:
+        with running() as session:
+            session.resume = lambda: "kinfold train plan.json --resume"
+            raise KeyboardInterrupt
+
+    with pytest.raises(Failure):
+        body()
     assert "continue with: kinfold train plan.json --resume" in capsys.readouterr().err
 
 
 def test_sigterm_unwinds_like_an_interruption(capsys) -> None:
     cleaned = []
-    with pytest.raises(Failure) as caught, terminated_as_interrupt(), running():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            for _ in range(1000):
-                pass
-        finally:
-            cleaned.append(True)
+
+    def body() -> None:
+        with terminated_as_interrupt(), running():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range(1000):
+                    pass
+            finally:
+                cleaned.append(True)
+
+    with pytest.raises(Failure) as caught:
+        body()
     assert caught.value.exit_code == 143
     assert cleaned
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
