@@ -21,6 +21,8 @@ __all__ = ["Fault", "Row", "read_rows"]
 LONGEST_DOCUMENT = 1 << 20
 _FIELD_LIMIT = 1 << 27
 _BATCH = 256
+# Parquet columns are read in pieces of this many bytes instead of a row group at a time.
+_BUFFER = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def _kind_of(value: object) -> str:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    scan = strict_object.scan_once
+    scan = strict_object.scan_once  # type: ignore[attr-defined]  # there, but in no stub
     with opened(path) as stream:
         for number, line in decoded_lines(stream, path):
             try:
@@ -303,7 +305,7 @@ def _parquet(path: Path, wanted: Callable[[str], bool] | None) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_seekable(path))
         try:
-            parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
+            parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
             names = [name for name in parquet.schema_arrow.names if wanted is None or wanted(name)]
             number = 0
             for batch in parquet.iter_batches(batch_size=_BATCH, columns=names or None):
