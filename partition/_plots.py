@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import InputError
 from ..metrics._plots import INK, MUTED, HouseFigure, blank, heatmap, plain, short, stage_colour, style
 
 if TYPE_CHECKING:
@@ -18,43 +19,77 @@ if TYPE_CHECKING:
 __all__ = ["plot_plan"]
 
 
-def plot_plan(plan: Plan) -> HouseFigure:
+def plot_plan(plan: Plan, measure: str | None = None) -> HouseFigure:
     """The gains with the stages outlined, the solvers compared, the co-assignment and the phase diagram.
 
     Panels for what the plan does not hold (a plan written by hand has no gains, a quick one no replicates)
     are left out.
 
+    Parameters
+    ----------
+    plan : Plan
+    measure : {"gain", "discrepancy", "synergy", "co_assignment"}, optional
+        Draw this one matrix instead.
+
     Returns
     -------
     Figure
         Never shown; save it with `savefig`.
+
+    Raises
+    ------
+    InputError
+        For an unknown matrix, or one that the plan does not hold.
     """
     names = [name for stage in plan.stages for name in stage]
     position = {name: i for i, name in enumerate(plan.domains)}
     order = [position[name] for name in names if name in position]
     sizes = [sum(name in position for name in stage) for stage in plan.stages]
-    panels: list[tuple[float, Callable[[Axes], None]]] = []
-    gain = _square(getattr(plan, "gain", None), len(plan.domains))
-    if gain is not None:
-        panels.append((1.0, lambda axes: _gain(axes, gain[np.ix_(order, order)], names, sizes)))
-    else:
-        panels.append((1.0, lambda axes: _stages(axes, plan)))
-    if plan.solvers:
-        panels.append((0.95, lambda axes: _solvers(axes, plan)))
+    panels: list[Callable[[Axes], None]] = []
+    gain = _square(plan.gain, len(plan.domains))
     together = _square((plan.confidence or {}).get("co_assignment"), len(plan.domains))
-    if together is not None:
-        panels.append((1.0, lambda axes: _together(axes, together[np.ix_(order, order)], names, sizes)))
-    if plan.phase and np.size(plan.phase.get("n_stages", [])):
-        panels.append((0.95, lambda axes: _phase(axes, plan.phase)))
+    if measure is not None:
+        panels.append(_one(plan, measure, order, names, sizes))
+    elif gain is not None:
+        panels.append(lambda axes: _gain(axes, gain[np.ix_(order, order)], names, sizes))
+    else:
+        panels.append(lambda axes: _stages(axes, plan))
+    if measure is None and plan.solvers:
+        panels.append(lambda axes: _solvers(axes, plan))
+    if measure is None and together is not None:
+        panels.append(lambda axes: _together(axes, together[np.ix_(order, order)], names, sizes))
+    if measure is None and plan.phase and np.size(plan.phase.get("n_stages", [])):
+        panels.append(lambda axes: _phase(axes, plan.phase))
     edge = float(np.clip(2.9 + 0.1 * len(names), 3.8, 8.5))
     columns = 1 if len(panels) == 1 else 2
     rows = -(-len(panels) // columns)
     figure = HouseFigure(figsize=(columns * (edge + 1.1), rows * edge + 0.5), layout="constrained")
-    for index, (_, draw) in enumerate(panels):
+    for index, draw in enumerate(panels):
         draw(figure.add_subplot(rows, columns, index + 1))
     figure.suptitle(_headline(plan), x=0.01, ha="left", fontsize=11, color=INK)
     plain(figure)
     return figure
+
+
+def _one(plan: Plan, measure: str, order: list[int], names: list[str], sizes: list[int]) -> Callable[[Axes], None]:
+    """The panel of one matrix of the plan."""
+    held = {
+        "gain": plan.gain,
+        "discrepancy": plan.discrepancy,
+        "synergy": plan.synergy,
+        "co_assignment": (plan.confidence or {}).get("co_assignment"),
+    }
+    if measure not in held:
+        raise InputError(f"measure={measure!r}: a plan holds {', '.join(held)}; name one of them.")
+    matrix = _square(held[measure], len(plan.domains))
+    if matrix is None:
+        raise InputError(f"measure={measure!r}: this plan does not hold it; plan again from relations.")
+    matrix = matrix[np.ix_(order, order)]
+    if measure == "gain":
+        return lambda axes: _gain(axes, matrix, names, sizes)
+    if measure == "co_assignment":
+        return lambda axes: _together(axes, matrix, names, sizes)
+    return lambda axes: heatmap(axes, matrix, names, title=f"{measure.capitalize()}, as planned", blocks=sizes)
 
 
 def _square(value: Any, k: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
@@ -76,7 +111,7 @@ def _gain(axes: Axes, gain: np.ndarray[Any, Any], names: list[str], sizes: list[
     shown = gain.copy()
     np.fill_diagonal(shown, np.nan)
     heatmap(axes, shown, names, title="Gain of a pair in one stage (stages outlined)", diverging=True, blocks=sizes)
-    axes.set_xlabel("orange = better together, purple = better apart", fontsize=8, color=MUTED, loc="left")
+    axes.set_xlabel("blue = better together, orange = better apart", fontsize=8, color=MUTED, loc="left")
 
 
 def _stages(axes: Axes, plan: Plan) -> None:

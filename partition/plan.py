@@ -229,11 +229,11 @@ class Plan:
                 out[name] = tuple(values[name])
         return cls(**out)
 
-    def plot(self, measure: str = "gain") -> Figure:
-        """A heat map of `gain`, `discrepancy`, `synergy` or `co_assignment`, ordered by the plan, stages framed."""
-        from ._plot import plot_plan
+    def plot(self) -> Figure:
+        """Heat maps ordered by the plan with its stages framed."""
+        from ._plots import plot_plan
 
-        return plot_plan(self, measure)
+        return plot_plan(self)
 
 
 def certificate_of(status: str, gap: float | None) -> str:

@@ -1,0 +1,220 @@
+"""The anytime heuristic: annealing restarts in parallel, contraction of what the best agree on, hard masks throughout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._seeding import derive_seed, generator
+from ._anneal import anneal
+from ._jit import compiled, have_compiler
+from ._start import feasible_start, repair
+from .solution import canonical
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ._core import Core
+
+__all__ = ["Pool", "search"]
+
+# Proposals a second of the compiled kernel on a slow core: turns seconds into a number of moves, so that the same
+# seed and time limit give the same answer on any machine that keeps up.
+_RATE = 25_000_000
+_SWEEP_RATE = 15_000
+_ELITE = 12
+
+
+@dataclass
+class Pool:
+    """The best distinct partitions found, best first; `clusters` are raw material for exact methods."""
+
+    labels: list[NDArray[np.int64]] = field(default_factory=list)
+    values: list[int] = field(default_factory=list)
+    keep: int = 64
+
+    def add(self, labels: NDArray[np.int64], value: int) -> bool:
+        """Insert unless known; whether it is the new best."""
+        labels = canonical(labels)
+        best = not self.values or value > self.values[0]
+        for known, other in zip(self.values, self.labels, strict=True):
+            if known == value and np.array_equal(other, labels):
+                return False
+        at = int(np.searchsorted(-np.array(self.values, dtype=np.float64), -float(value), side="right"))
+        self.values.insert(at, value)
+        self.labels.insert(at, labels)
+        del self.values[self.keep :], self.labels[self.keep :]
+        return best
+
+    @property
+    def best(self) -> tuple[NDArray[np.int64], int] | None:
+        """Best labels and their scaled value."""
+        return (self.labels[0], self.values[0]) if self.values else None
+
+
+def search(
+    core: Core,
+    *,
+    seconds: float,
+    seed: int = 0,
+    workers: int = 1,
+    start: NDArray[np.int64] | None = None,
+    pool: Pool | None = None,
+    enough: Callable[[int], bool] = lambda value: False,
+    on_better: Callable[[NDArray[np.int64], int], None] = lambda labels, value: None,
+    deterministic: bool = False,
+    rounds: int | None = None,
+) -> Pool:
+    """Search for `seconds`; the pool is empty when no feasible partition was found.
+
+    `enough(value)` stops the search early, for example when a bound is met. With `deterministic` the clock is not
+    read at all: the number of moves follows from `seconds` alone.
+    """
+    pool = Pool() if pool is None else pool
+    deadline = np.inf if deterministic else time.monotonic() + seconds
+    rng = generator(seed, "heuristic", "start")
+    if start is None:
+        start = feasible_start(core, rng)
+        if start is None:
+            return pool
+    pool.add(start, core.value(start))
+    if core.n == 1:
+        return pool
+    anneal_round = _compiled_round if have_compiler() else _numpy_round
+    rate = (_RATE if have_compiler() else _SWEEP_RATE) * max(1, workers)
+    budget = seconds * rate
+    spent = 0.0
+    schedule = _Schedule(core)
+    round_number = 0
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as threads:
+        while spent < budget and time.monotonic() < deadline and (rounds is None or round_number < rounds):
+            moves = schedule.moves(round_number, budget, workers)
+            jobs = []
+            for worker in range(max(1, workers)):
+                stream = derive_seed(seed, "heuristic", round_number, worker)
+                target, from_item, first = schedule.problem(core, pool, round_number, worker, stream)
+                jobs.append((threads.submit(anneal_round, target, first, moves, stream, deadline, schedule), from_item))
+            for job, from_item in jobs:
+                labels, _ = job.result()
+                labels = labels[from_item]
+                value = core.value(labels)
+                if pool.add(labels, value):
+                    on_better(labels, value)
+            spent += moves * max(1, workers)
+            round_number += 1
+            if enough(pool.values[0]):
+                break
+    return pool
+
+
+class _Schedule:
+    """Which problem each round anneals, how long and how hot."""
+
+    def __init__(self, core: Core) -> None:
+        upper = core.gain[np.triu_indices(core.n, 1)].astype(np.float64)
+        # Forbidding weights (such as −9999 among tens) must not set the temperature: clip at the positive range.
+        top = float(np.maximum(upper, 0).max(initial=0.0)) or float(np.abs(upper).max(initial=1.0)) or 1.0
+        self.unit = float(np.sqrt(np.mean(np.minimum(np.abs(upper), top) ** 2))) or 1.0
+        self.n = core.n
+
+    def moves(self, number: int, budget: float, workers: int) -> int:
+        """Short rounds first, so that there is an answer early; then longer ones."""
+        if not have_compiler():
+            return int(max(20 * self.n, min(budget / workers / 4, 40 * self.n * (1 + number))))
+        base = 400 * self.n
+        return int(min(max(base, budget / workers / 6), base * 4 ** min(number, 20)))
+
+    def problem(
+        self, core: Core, pool: Pool, number: int, worker: int, seed: int
+    ) -> tuple[Core, NDArray[np.int64], NDArray[np.int64]]:
+        """The (contracted) core to anneal, the item each original item went into, and the start."""
+        whole = np.arange(core.n)
+        rng = generator(seed, "contract")
+        first = pool.labels[int(rng.integers(min(4, len(pool.labels))))]
+        if (number + worker) % 2 == 0 or len(pool.labels) < 3:
+            return core, whole, first
+        picks = rng.choice(min(_ELITE, len(pool.labels)), size=2, replace=False)
+        joint = canonical(pool.labels[picks[0]] * (core.n + 1) + pool.labels[picks[1]])
+        if joint.max() + 1 >= core.n:
+            return core, whole, first
+        return contract(core, joint), joint, _first(pool.labels[picks[0]], joint)
+
+
+def contract(core: Core, groups: NDArray[np.int64]) -> Core:
+    """The core whose items are `groups` of this one's items, which must not conflict among themselves."""
+    n = int(groups.max()) + 1
+    member = np.zeros((n, core.n), dtype=np.int64)
+    member[groups, np.arange(core.n)] = 1
+    gain = member @ core.gain @ member.T
+    inner = int(np.trace(gain)) // 2
+    np.fill_diagonal(gain, 0)
+    return replace(
+        core,
+        gain=np.ascontiguousarray(gain),
+        base=core.base + inner,
+        sizes=core.sizes @ member.T,
+        conflict=(member @ core.conflict.astype(np.int64) @ member.T) > 0,
+        most=core.most if core.labelled else min(core.most, n),
+        group=groups[core.group],
+    )
+
+
+def _first(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The label of each group's first member."""
+    _, index = np.unique(groups, return_index=True)
+    return labels[index]
+
+
+def _slots(core: Core, start: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    if core.labelled:
+        return start.astype(np.int64), core.upper, core.lower
+    m = core.most
+    ones = np.ones(m, dtype=np.int64)
+    return canonical(start), core.upper[:, :1] * ones, core.lower[:, :1] * ones
+
+
+def _compiled_round(
+    core: Core, start: NDArray[np.int64], moves: int, seed: int, deadline: float, schedule: _Schedule
+) -> tuple[NDArray[np.int64], int]:
+    kernel = compiled(anneal)
+    labels, upper, lower = _slots(core, start)
+    best = labels.copy()
+    hot, cold = 3.0 * schedule.unit, 0.3 * schedule.unit
+    acceptance = np.zeros(1)
+    kernel(
+        core.gain.astype(np.float64),
+        np.ascontiguousarray(core.sizes),
+        np.ascontiguousarray(upper),
+        np.ascontiguousarray(lower),
+        core.conflict.astype(np.uint8),
+        len(core.sizes) > 0,
+        bool(core.conflict.any()),
+        float(core.kappa),
+        core.least,
+        labels.copy(),
+        best,
+        hot,
+        cold,
+        moves,
+        seed % (2**62),
+        acceptance,
+    )
+    return best, core.value(best)
+
+
+def _numpy_round(
+    core: Core, start: NDArray[np.int64], moves: int, seed: int, deadline: float, schedule: _Schedule
+) -> tuple[NDArray[np.int64], int]:
+    from ._heatbath import heat_bath
+
+    rng = generator(seed, "heat bath")
+    sweeps = max(10, moves // core.n)
+    return heat_bath(core, start, 3.0 * schedule.unit, 0.1 * schedule.unit, sweeps, rng, deadline)
+
+
+__all__ += ["contract", "repair"]
