@@ -9,18 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bank import LoraBank, LoraSpec
+    from ._lora_spec import LoraSpec
+    from .bank import LoraBank
     from .evaluate import evaluate_run
     from .export import export_run
     from .memory import MemoryEstimate, estimate_memory
     from .run import Run
     from .settings import TrainSettings
-    from .training import DryRun, train
+    from .dry import DryRun
+    from .training import train
 
 _HOME = {
-    "DryRun": "training",
+    "DryRun": "dry",
     "LoraBank": "bank",
-    "LoraSpec": "bank",
+    "LoraSpec": "_lora_spec",
     "MemoryEstimate": "memory",
     "Run": "run",
     "TrainSettings": "settings",

@@ -135,7 +135,9 @@ def label_sets(corpora: Corpora, domains: Sequence[str], *, shared: bool) -> dic
         found = {name: union for name in domains}
     for name, labels in found.items():
         if len(labels) < 2:
-            raise CorpusError(f"{name}: its training records carry one label only ({min(labels)!r}); add another class.")
+            raise CorpusError(
+                f"{name}: its training records carry one label only ({min(labels)!r}); add another class."
+            )
     return {name: tuple(sort_labels(labels)) for name, labels in found.items()}
 
 
@@ -147,9 +149,7 @@ class Encoder:
     cut: the prompt loses its beginning first, then the completion its end, and the record counts as truncated.
     """
 
-    def __init__(
-        self, base: Base, settings: TrainSettings, labels: dict[str, tuple[str, ...]] | None = None
-    ) -> None:
+    def __init__(self, base: Base, settings: TrainSettings, labels: dict[str, tuple[str, ...]] | None = None) -> None:
         self.base = base
         self.labels = labels
         self.max_length = min(settings.max_length, base.limit or settings.max_length)
@@ -208,7 +208,9 @@ class Encoder:
 
     def _encode_plain(self, batch: list[Record], task_free: bool) -> list[list[int] | None]:
         """Token ids of the records that are plain text, None for the others."""
-        plain = [i for i, r in enumerate(batch) if task_free or self.base.task != "lm" or r.kind in ("text", "labelled")]
+        plain = [
+            i for i, r in enumerate(batch) if task_free or self.base.task != "lm" or r.kind in ("text", "labelled")
+        ]
         out: list[list[int] | None] = [None] * len(batch)
         if plain:
             ids = self._ids([batch[i].plain for i in plain], special=True)
@@ -312,7 +314,9 @@ class Encoder:
                 messages, chat_template=self.template, tokenize=False, add_generation_prompt=generate
             )
         except Exception as fault:  # a template is a program: it may raise anything
-            raise ModelError(f"{self.base.name}: the chat template refuses a conversation ({fault}); mend either.") from fault
+            raise ModelError(
+                f"{self.base.name}: the chat template refuses a conversation ({fault}); mend either."
+            ) from fault
         return text
 
     def _turns(self, messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
@@ -334,9 +338,7 @@ class Encoder:
                 spans = [(max(text.rfind(message["content"]), 0), len(text))]
         tokens: list[int]
         if getattr(self.base.tokenizer, "is_fast", False):
-            encoded = self.base.tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
+            encoded = self.base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             tokens = encoded["input_ids"]
             pays = [any(a <= start < b for a, b in spans) for start, _ in encoded["offset_mapping"]]
             return tokens, pays

@@ -85,9 +85,11 @@ class Base:
             return self.embedding, None
         return layer.weight, getattr(layer, "bias", None)
 
-    def states(self, input_ids: Tensor, position_ids: Tensor | None, mask: Tensor | None, layer: int = -1) -> Any:
+    def states(
+        self, input_ids: Tensor, position_ids: Tensor | None, mask: Tensor | None, layer: int = -1, **extra: Any
+    ) -> tuple[Tensor, Tensor]:
         """Last hidden states (rows, length, hidden), and those of `layer` where it is not the last."""
-        arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
+        arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, **extra}
         if self.kind == "decoder":
             arguments["use_cache"] = False
             if position_ids is not None:
@@ -208,7 +210,9 @@ def load_base(
     trust = settings.trust_remote_code
     config = _load(transformers.AutoConfig, name, "configuration", trust_remote_code=trust)
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"{name}: an encoder-decoder model; Kinfold trains decoders and encoders, choose one of those.")
+        raise ModelError(
+            f"{name}: an encoder-decoder model; Kinfold trains decoders and encoders, choose one of those."
+        )
     tokenizer = _load(transformers.AutoTokenizer, name, "tokenizer", trust_remote_code=trust)
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": trust}
     options["dtype"] = torch.bfloat16 if settings.precision == "bf16" else torch.float32
@@ -218,8 +222,9 @@ def load_base(
     if task == "classification":
         loader = transformers.AutoModelForSequenceClassification
         options |= {"num_labels": labels, "ignore_mismatched_sizes": True}
-    level = transformers.logging.get_verbosity()
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[]):
             # A classification head that the checkpoint lacks is drawn here; it must not depend on what ran before.
@@ -227,6 +232,8 @@ def load_base(
             model = _load(loader, name, "weights", **options)
     finally:
         transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
     return _freeze(model, tokenizer, name, task, device or resolve_device(settings.device), settings)
 
 
@@ -248,7 +255,9 @@ def _freeze(model: Any, tokenizer: Any, name: str, task: Any, device: torch.devi
         tokenizer.pad_token = tokenizer.eos_token
     kind: Literal["decoder", "encoder"] = "decoder" if _causal(model) else "encoder"
     if task == "lm" and kind == "encoder":
-        raise ModelError(f"{name}: an encoder cannot be trained as a language model; choose a decoder or label the records.")
+        raise ModelError(
+            f"{name}: an encoder cannot be trained as a language model; choose a decoder or label the records."
+        )
     rows = int(model.get_input_embeddings().weight.shape[0])
     if len(tokenizer) > rows:
         raise ModelError(

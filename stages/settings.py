@@ -18,6 +18,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "adapters": ("both", "shared", "domain"),
     "schedule": ("constant", "linear", "cosine"),
     "precision": ("fp32", "bf16"),
+    "layout": ("auto", "flat", "packed", "padded"),
     "sampling": ("uniform", "proportional", "temperature", "alpha"),
     "ssl_kind": ("token", "span"),
     "align_kind": ("mmd", "linear"),
@@ -61,14 +62,22 @@ class TrainSettings:
     max_steps: int | None = _f(None, "upper bound on optimiser steps per stage")
     tokens_per_stage: int | None = _f(None, "tokens per stage instead of epochs (domain tokens, all domains together)")
     patience: int | None = _f(None, "early stopping: validation rounds without improvement before a domain stops")
-    validate_every: int | None = _f(None, "optimiser steps between validation rounds (early stopping); none = 1/10 of a stage")
+    validate_every: int | None = _f(
+        None, "optimiser steps between validation rounds (early stopping); none = 1/10 of a stage"
+    )
 
     # Batches
     batch_tokens: int = _f(4096, "domain tokens per optimiser step, all domains, ranks and accumulation together")
     accumulation: int = _f(1, "micro-batches per optimiser step (per rank)")
-    max_length: int = _f(512, "longest sequence in tokens; longer documents are cut into pieces, or truncated where labelled")
+    max_length: int = _f(
+        512, "longest sequence in tokens; longer documents are cut into pieces, or truncated where labelled"
+    )
     documents: int | None = _f(None, "most training documents used per domain; none = all")
-    packing: bool = _f(False, "several documents per row, kept apart by the attention mask; else rows grouped by length")
+    layout: Literal["auto", "flat", "packed", "padded"] = _f(
+        "auto",
+        "flat: documents back to back, no padding (decoders); packed: rows of max_length, documents kept apart by the "
+        "mask; padded: a row each, grouped by length; auto: flat where the model can, else padded",
+    )
     sampling: Literal["uniform", "proportional", "temperature", "alpha"] = _f(
         "proportional", "share of each domain in a batch"
     )
@@ -98,7 +107,9 @@ class TrainSettings:
     align_pool: Literal["mean", "last"] = _f("mean", "pooling of a document's states")
     align_queue: int = _f(64, "features of earlier steps kept per domain for the MMD estimate; 0 = none")
     kl_weight: float = _f(0.0, "weight of the KL divergence to the base model on general text; 0 = off")
-    kl_direction: Literal["reverse", "forward"] = _f("reverse", "reverse = KL(model || base), forward = KL(base || model)")
+    kl_direction: Literal["reverse", "forward"] = _f(
+        "reverse", "reverse = KL(model || base), forward = KL(base || model)"
+    )
     kl_share: float = _f(1.0, "general tokens per domain token while KL is on (1 = the 1:1 default)")
     weighting: Literal["static", "uncertainty", "dwa", "famo"] = _f("static", "how the loss terms are balanced")
 
@@ -152,7 +163,9 @@ class TrainSettings:
                 continue
             low = 0 if name in ("align_queue", "eval_generate") else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                _refuse(name, value, f"a whole number of at least {low}" + (" or none" if name in whole_or_none else ""))
+                _refuse(
+                    name, value, f"a whole number of at least {low}" + (" or none" if name in whole_or_none else "")
+                )
         for name in positive + positive_or_none:
             value = getattr(self, name)
             if value is None and name in positive_or_none:
