@@ -9,18 +9,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .divergence import CorrectedJS, corrected_js, jaccard, js_divergence, js_matrix, ruzicka, synergy
+    from .embeddings import cosine_matrix
+    from .measuring import measure
+    from .mmd import mmd2, mmd2_matrix
     from .registry import MEASURES, MeasureInfo
     from .relations import Relations
     from .settings import MeasureSettings
 
 _WHERE = {
+    "CorrectedJS": "divergence",
     "MEASURES": "registry",
     "MeasureInfo": "registry",
     "MeasureSettings": "settings",
     "Relations": "relations",
+    "corrected_js": "divergence",
+    "cosine_matrix": "embeddings",
+    "jaccard": "divergence",
+    "js_divergence": "divergence",
+    "js_matrix": "divergence",
+    "measure": "measuring",
+    "mmd2": "mmd",
+    "mmd2_matrix": "mmd",
+    "ruzicka": "divergence",
+    "synergy": "divergence",
 }
 
-__all__ = ["MEASURES", "MeasureInfo", "MeasureSettings", "Relations"]
+__all__ = [
+    "MEASURES",
+    "CorrectedJS",
+    "MeasureInfo",
+    "MeasureSettings",
+    "Relations",
+    "corrected_js",
+    "cosine_matrix",
+    "jaccard",
+    "js_divergence",
+    "js_matrix",
+    "measure",
+    "mmd2",
+    "mmd2_matrix",
+    "ruzicka",
+    "synergy",
+]
 
 
 def __getattr__(name: str) -> Any:
