@@ -7,12 +7,13 @@ matplotlib settings stay as they are. Domain names are hostile input, so no text
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -41,6 +42,9 @@ __all__ = [
 # Okabe and Ito's eight colours, told apart by people with any common colour blindness; the dark and strong ones first.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F", "#F0E442")
 INK, MUTED, RULE = "#1f2933", "#5f6c78", "#d5dae0"
+# Blue for the better side and orange for the worse one, as in the report.
+_BLUE_IS_HIGH = LinearSegmentedColormap.from_list("kinfold_gain", ["#cd5400", "#f3f3f0", "#0063ac"])
+_BLUE_IS_LOW = _BLUE_IS_HIGH.reversed("kinfold_loss")
 
 # What a figure shows when the caller names no measure: the paper's three axes first, then what plans are made of.
 _HEADLINE = ("js", "jaccard", "cosine_centred", "cosine", "mmd2", "ruzicka", "synergy", "discrepancy")
@@ -88,7 +92,7 @@ def style(axes: Axes, title: str = "", *, grid: bool = False) -> None:
         axes.grid(True, axis="y", color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
     if title:
-        axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="semibold")
+        axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
 
 
 def blank(axes: Axes, message: str) -> None:
@@ -192,7 +196,7 @@ def heatmap(
     hatched: NDArray[np.bool_] | None = None,
     diverging: bool = False,
     blocks: Sequence[int] = (),
-    cmap: str | None = None,
+    low_is_good: bool = False,
     decimals: int = 2,
     limits: tuple[float, float] | None = None,
 ) -> None:
@@ -205,7 +209,9 @@ def heatmap(
     hatched : ndarray of bool, same shape, optional
         Cells struck through with diagonal lines.
     diverging : bool
-        Colours centred on zero (blue below, orange above) instead of a sequential scale.
+        Colours centred on zero instead of a sequential scale: blue above zero, orange below.
+    low_is_good : bool
+        Diverging colours the other way round.
     blocks : sequence of int
         Sizes of the diagonal blocks to outline, for example of a plan's stages.
     """
@@ -221,15 +227,18 @@ def heatmap(
     if high <= low:
         high = low + (abs(low) or 1.0) * 1e-3
     norm: Normalize
+    cmap: str | Colormap
     if diverging:
         reach = max(abs(low), abs(high)) or 1.0
-        norm, cmap = TwoSlopeNorm(0.0, -reach, reach), cmap or "PuOr_r"
+        norm, cmap = TwoSlopeNorm(0.0, -reach, reach), _BLUE_IS_LOW if low_is_good else _BLUE_IS_HIGH
     else:
-        norm, cmap = Normalize(low, high), cmap or "cividis"
-    image = axes.imshow(np.ma.masked_invalid(values), norm=norm, cmap=cmap, aspect="equal" if square else "auto")
-    axes.set_facecolor("#f1f3f5")
+        norm, cmap = Normalize(low, high), "cividis"
+    # A domain against itself is no pair: its cell stays grey, so that it does not pass for the best or the worst.
+    drawn = np.where(np.eye(n_rows, dtype=bool), np.nan, values) if square else values
+    image = axes.imshow(np.ma.masked_invalid(drawn), norm=norm, cmap=cmap, aspect="equal" if square else "auto")
+    axes.set_facecolor("#eceeec")
     if hatched is not None:
-        _hatch(axes, values, hatched, norm, image.get_cmap())
+        _hatch(axes, drawn, hatched, norm, image.get_cmap())
     start = 0
     for size in blocks:
         axes.plot(
@@ -255,35 +264,37 @@ def heatmap(
     for spine in axes.spines.values():
         spine.set_visible(False)
     if max(n_rows, n_columns) <= 10:
-        _annotate(axes, values, norm, image.get_cmap(), decimals)
+        _annotate(axes, values, drawn, norm, image.get_cmap(), decimals)
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=7, colors=MUTED, length=2)
     if title:
-        axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="semibold")
+        axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
 
 
 def _label_size(axes: Axes, cells: int) -> float:
     """The largest font that fits a cell, in points, within what can be read."""
     box = axes.get_position()
     inches = min(box.width * axes.figure.get_figwidth(), box.height * axes.figure.get_figheight())  # type: ignore[union-attr]
-    return float(np.clip(0.78 * 72 * inches / max(cells, 1), 3.2, 9.0))
+    return float(np.clip(0.78 * 72 * inches / max(cells, 1), 3.2, 8.0))
 
 
 def _hatch(axes: Axes, values: NDArray[Any], hatched: NDArray[np.bool_], norm: Normalize, cmap: Colormap) -> None:
     """Strike cells through, in black on light cells and white on dark ones."""
+    box = axes.get_position()
+    inches = box.height * axes.figure.get_figheight() / max(values.shape)  # type: ignore[union-attr]
+    strokes = int(np.clip(round(inches / 0.07), 3, 12)) | 1
     lines: list[list[tuple[float, float]]] = []
     colours: list[tuple[float, float, float, float]] = []
     for row, column in np.argwhere(hatched & np.isfinite(values)):
         ink = (0.0, 0.0, 0.0, 0.75) if _luminance(cmap(norm(values[row, column]))) > 0.45 else (1.0, 1.0, 1.0, 0.8)
         x, y = column - 0.5, row - 0.5
-        # Three strokes from the lower left to the upper right, all inside the cell.
-        lines += [
-            [(x, y + 0.5), (x + 0.5, y)],
-            [(x, y + 1.0), (x + 1.0, y)],
-            [(x + 0.5, y + 1.0), (x + 1.0, y + 0.5)],
-        ]
-        colours += [ink] * 3
+        # Parallels from the lower left to the upper right, all inside the cell, one of them its diagonal.
+        for stroke in range(1, strokes + 1):
+            reach = 2.0 * stroke / (strokes + 1)
+            a, b = max(0.0, reach - 1.0), min(1.0, reach)
+            lines.append([(x + a, y + b), (x + b, y + a)])
+            colours.append(ink)
     width = float(np.clip(14 / max(values.shape), 0.35, 1.0))
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=width, capstyle="butt"))
 
@@ -292,10 +303,15 @@ def _luminance(colour: Any) -> float:
     return float(0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2])
 
 
-def _annotate(axes: Axes, values: NDArray[Any], norm: Normalize, cmap: Colormap, decimals: int) -> None:
+def _annotate(
+    axes: Axes, values: NDArray[Any], drawn: NDArray[Any], norm: Normalize, cmap: Colormap, decimals: int
+) -> None:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            ink = "#111111" if _luminance(cmap(norm(value))) > 0.45 else "#ffffff"
+            if np.isfinite(drawn[row, column]):
+                ink = "#111111" if _luminance(cmap(norm(value))) > 0.45 else "#ffffff"
+            else:
+                ink = "#8a96a3"
             text = f"{value:.{decimals}f}".replace("-", "−")
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5)
 
@@ -355,7 +371,8 @@ def plot_relations(
         info = relations.info(name)
         reading = "bright = different" if info.kind == "discrepancy" else "bright = alike"
         unit = f", {info.unit}" if info.unit else ""
-        heatmap(axes, matrix, names, title=info.title, hatched=noise)
+        title = textwrap.fill(info.title, max(18, int(edge * 9)))
+        heatmap(axes, matrix, names, title=title, hatched=noise)
         axes.set_xlabel(f"{reading}{unit}", fontsize=8, color=MUTED, loc="left")
     if any_hatched:
         figure.supxlabel(

@@ -159,17 +159,20 @@ def _together(axes: Axes, together: np.ndarray[Any, Any], names: list[str], size
 def _phase(axes: Axes, phase: Any) -> None:
     counts = np.asarray(phase["n_stages"], dtype=np.float64)
     lam, budget = list(phase.get("lam", [])), list(phase.get("budget", []))
-    if counts.ndim != 2:
-        blank(axes, "the phase diagram has no two axes")
+    if counts.shape != (len(budget), len(lam)):
+        blank(axes, "the phase diagram does not fit its axes")
         return
-    if counts.shape == (len(budget), len(lam)) and counts.shape != (len(lam), len(budget)):
-        counts = counts.T
-    heatmap(
-        axes, counts, [_number(value) for value in lam], [_number(value) for value in budget], title="Number of stages", decimals=0
-    )
-    axes.set_xlabel("budget", fontsize=8, color=MUTED)
-    axes.set_ylabel("λ", fontsize=9, color=MUTED)
+    rows, columns = [_number(value) for value in budget], [_number(value) for value in lam]
+    heatmap(axes, counts, rows, columns, title="Number of stages", decimals=0)
+    axes.set_xlabel("λ", fontsize=9, color=MUTED)
+    axes.set_ylabel(f"limit on {str(phase.get('resource') or 'budget').replace('_', ' ')}", fontsize=8, color=MUTED)
 
 
 def _number(value: Any) -> str:
-    return "none" if value is None else f"{float(value):.3g}"
+    if value is None:
+        return "none"
+    size = float(value)
+    for step, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(size) >= step:
+            return f"{size / step:.3g} {letter}"
+    return f"{size:.3g}"

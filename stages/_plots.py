@@ -48,12 +48,27 @@ def _tokens(metrics: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, np.dtype[np
 
 
 def _smooth(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A centred mean over about a thirtieth of the curve, shorter at its ends."""
-    width = max(1, len(values) // 30)
+    """A centred mean over about a twentieth of the curve, shorter at its ends."""
+    width = max(1, len(values) // 20)
     if width == 1:
         return values
     kernel = np.ones(width)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def _by_stage(
+    metrics: Sequence[Mapping[str, Any]], x: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A smoothed curve that neither averages nor draws across the boundary of two stages."""
+    label = np.array([int(row.get("stage") or 0) for row in metrics])
+    keep = np.isfinite(values)
+    xs: list[np.ndarray[Any, Any]] = []
+    ys: list[np.ndarray[Any, Any]] = []
+    for stage in dict.fromkeys(label[keep].tolist()):
+        part = keep & (label == stage)
+        xs += [x[part], np.array([np.nan])]
+        ys += [_smooth(values[part]), np.array([np.nan])]
+    return np.concatenate(xs), np.concatenate(ys)
 
 
 def _boundaries(axes: Axes, metrics: Sequence[Mapping[str, Any]], x: np.ndarray[Any, Any]) -> None:
@@ -83,7 +98,7 @@ def _losses(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
         if keep.any():
             colour = INK if name == "total" else stage_colour(index - 1)
             width = 1.8 if name == "total" else 1.2
-            axes.plot(x[keep], _smooth(values[keep]), color=colour, linewidth=width, label=name)
+            axes.plot(*_by_stage(metrics, x, values), color=colour, linewidth=width, label=name)
     _boundaries(axes, metrics, x)
     axes.set_xlabel("tokens", fontsize=8, color=MUTED)
     axes.legend(fontsize=7, frameon=False, ncols=3)
@@ -102,7 +117,7 @@ def _domains(axes: Axes, metrics: Sequence[Mapping[str, Any]], stages: Sequence[
                 continue
             label = (f"{number + 1}  {short(name, 16)}" if total <= 12 else f"stage {number + 1}" if index == 0 else None)
             axes.plot(
-                x[keep], _smooth(values[keep]), color=stage_colour(number), linewidth=1.2 if total <= 12 else 0.8,
+                *_by_stage(metrics, x, values), color=stage_colour(number), linewidth=1.2 if total <= 12 else 0.8,
                 alpha=1.0 - 0.6 * index / max(len(stage), 1), label=label,
             )  # fmt: skip
             drawn += 1
@@ -152,7 +167,7 @@ def _forgetting(axes: Axes, evaluation: Mapping[str, Any], stages: Sequence[Sequ
         [[np.nan if row.get(name) is None else float(row[name]) - float(before[name]) for row in after] for name in names]
     )
     heatmap(
-        axes, matrix, names, [f"after {i + 1}" for i in range(len(after))], title="Loss after each stage − loss before", diverging=True
+        axes, matrix, names, [f"after {i + 1}" for i in range(len(after))], title="Loss after each stage − loss before", diverging=True, low_is_good=True
     )
     for column, stage in enumerate(stages[: len(after)]):
         rows = [row for row, name in enumerate(names) if name in set(stage)]
@@ -162,4 +177,4 @@ def _forgetting(axes: Axes, evaluation: Mapping[str, Any], stages: Sequence[Sequ
                 [rows[0] - 0.5, rows[0] - 0.5, rows[-1] + 0.5, rows[-1] + 0.5, rows[0] - 0.5],
                 color="#111111", linewidth=1.2, clip_on=False,
             )  # fmt: skip
-    axes.set_xlabel("purple = better than before, orange = worse; outlined: trained in that stage", fontsize=8, color=MUTED, loc="left")
+    axes.set_xlabel("blue = better than before, orange = worse; outlined: trained in that stage", fontsize=8, color=MUTED, loc="left")

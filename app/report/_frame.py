@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...metrics.relations import Relations
     from ...partition.plan import Plan
 
-__all__ = ["Frame", "finite", "join", "number", "pack", "percent", "plural", "quote", "signed"]
+__all__ = ["Frame", "finite", "fixed", "join", "number", "pack", "percent", "plural", "quote", "signed"]
 
 _MISSING = 65535
 
@@ -116,23 +116,34 @@ def number(value: Any, digits: int = 3) -> str:
         return "–"
     if result == 0:
         return "0"
-    size = abs(result)
-    if size >= 10_000 or (size >= 100 and size == int(size)):
+    if abs(result) >= 1000 or result == int(result):
         text = f"{result:,.0f}"
-    elif size < 1e-4:
+    elif abs(result) < 1e-4:
         text = f"{result:.{digits - 1}e}"
     else:
-        decimals = max(0, digits - 1 - math.floor(math.log10(size)))
-        text = f"{result:.{decimals}f}"
-        text = text.rstrip("0").rstrip(".") if "." in text and size == round(size, 1) else text
+        rounded = float(f"{result:.{digits}g}")
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+        text = f"{rounded:.{decimals}f}"
     return text.replace("-", "−")
+
+
+def fixed(value: Any, decimals: int = 3, *, sign: bool = False) -> str:
+    """A number with as many decimals as its neighbours in a column.
+
+    >>> fixed(0.5), fixed(0.00042, sign=True), fixed(-2.0, 1)
+    ('0.500', '+0.000', '−2.0')
+    """
+    result = finite(value)
+    if result is None:
+        return "–"
+    return f"{result:{'+' if sign else ''},.{decimals}f}".replace("-", "−")
 
 
 def signed(value: Any, digits: int = 3) -> str:
     """A change: always with its sign.
 
-    >>> signed(0.5), signed(-0.25)
-    ('+0.5', '−0.25')
+    >>> signed(0.5), signed(-0.25, 2)
+    ('+0.500', '−0.25')
     """
     result = finite(value)
     text = number(result, digits)
@@ -143,10 +154,10 @@ def percent(value: Any, digits: int = 2) -> str:
     """A share as per cent.
 
     >>> percent(0.0123)
-    '1.2 %'
+    '1.2\xa0%'
     """
     result = finite(value)
-    return "–" if result is None else f"{number(100 * result, digits)} %"
+    return "–" if result is None else f"{number(100 * result, digits)}\N{NO-BREAK SPACE}%"
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

@@ -191,6 +191,6 @@ def _jinja() -> Any:
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        number=_frame.number, signed=_frame.signed, percent=_frame.percent, plural=_frame.plural, joined=_frame.join
+        number=_frame.number, fixed=_frame.fixed, signed=_frame.signed, percent=_frame.percent, plural=_frame.plural, joined=_frame.join
     )
     return environment

@@ -81,7 +81,8 @@ def _stage(index: int, plan: Plan, frame: Frame, gain: NDArray[np.float64] | Non
             continue
         total = sum(amount for amount in amounts if amount is not None)
         limit = finite((plan.budget or {}).get(resource))
-        if limit is None and resource == "domains":
+        # Without a limit only the tokens are worth a line: they say how long a stage trains.
+        if limit is None and resource != "tokens":
             continue
         used.append(
             {
@@ -146,6 +147,12 @@ def _order(plan: Plan) -> dict[str, Any] | None:
         "score": finite(order.get("score")),
         "method": str(order.get("method") or ""),
         "exact": bool(exact) if exact is not None else None,
+        "rivals": [
+            {"name": str(name).replace("_", " "), "score": finite(value)}
+            for name, value in sorted(
+                dict(order.get("rivals") or {}).items(), key=lambda item: -(finite(item[1]) or float("-inf"))
+            )
+        ],
     }
 
 
@@ -153,27 +160,27 @@ def _phase(plan: Plan) -> dict[str, Any] | None:
     phase = plan.phase
     if not phase:
         return None
+    # Rows are budgets, columns are λ; None (no plan fits) becomes NaN.
     counts = np.array(phase.get("n_stages") or [[]], dtype=np.float64)
     lam, budget = list(phase.get("lam") or []), list(phase.get("budget") or [])
-    if counts.ndim != 2 or not counts.size:
+    if counts.ndim != 2 or not counts.size or counts.shape != (len(budget), len(lam)):
         return None
-    if counts.shape != (len(lam), len(budget)):
-        if counts.shape != (len(budget), len(lam)):
-            return None
-        counts = counts.T
+    agreement = phase.get("agreement")
+    agree = np.array(agreement, dtype=np.float64) if agreement else None
     chosen = finite((plan.settings or {}).get("lam"))
-    labels = [number(value) for value in lam]
-    row = None
+    labels = [f"{value:g}" if finite(value) is not None else str(value) for value in lam]
+    column = None
     if chosen is not None:
         steps = [abs((finite(value) or 0.0) - chosen) for value in lam]
-        row = int(np.argmin(steps)) if steps and min(steps) <= 1e-6 * max(1.0, abs(chosen)) else None
+        column = int(np.argmin(steps)) if steps and min(steps) <= 1e-6 * max(1.0, abs(chosen)) else None
     resource = phase.get("resource")
     return {
         "counts": pack(counts),
+        "agreement": pack(agree) if agree is not None and agree.shape == counts.shape else None,
         "lam": labels,
         "budget": ["no limit" if value is None else number(value) for value in budget],
         "resource": str(resource).replace("_", " ") if resource else "budget",
-        "row": row,
+        "column": column,
         "domains": len(plan.domains),
     }
 
@@ -193,23 +200,23 @@ def _certainty(together: NDArray[np.float64] | None, frame: Frame) -> float | No
 
 def _explain(plan: Plan, frame: Frame, together: NDArray[np.float64] | None) -> list[dict[str, Any]]:
     """One row a domain, the least certain first."""
+    stability = (plan.confidence or {}).get("stability") or {}
     fragile = {str(name) for name in (plan.confidence or {}).get("fragile") or ()}
     rows = []
     for name in plan.domains:
         why = (plan.explain or {}).get(name) or {}
         stage = plan.stage_of(name)
         at = frame.position(name)
-        stays = None
+        stays = finite(stability.get(name))
         mates = [i for i in frame.stages[stage] if i != at]
-        if together is not None and at is not None and mates:
+        if stays is None and together is not None and at is not None and mates:
             stays = finite(np.nanmean(together[at, mates]))
-        other = why.get("best_other")
         rows.append(
             {
                 "name": name,
                 "stage": stage,
                 "gain": finite(why.get("gain")),
-                "other": _stage_label(other),
+                "other": _alternative(why),
                 "other_gain": finite(why.get("best_other_gain")),
                 "margin": finite(why.get("margin")),
                 "binding": _binding(why.get("binding")),
@@ -224,12 +231,12 @@ def _explain(plan: Plan, frame: Frame, together: NDArray[np.float64] | None) -> 
     )
 
 
-def _stage_label(other: Any) -> str:
-    if isinstance(other, bool) or other is None:
-        return "–"
-    if isinstance(other, int):
-        return "a stage of its own" if other < 0 else f"stage {other + 1}"
-    return str(other)
+def _alternative(why: Mapping[str, Any]) -> str:
+    """The best other place in words; None with a gain is a stage of its own, None without one is no place at all."""
+    other = why.get("best_other")
+    if other is None:
+        return "a stage of its own" if finite(why.get("best_other_gain")) is not None else "–"
+    return f"stage {int(other) + 1}" if isinstance(other, (int, float)) else str(other)
 
 
 def _binding(value: Any) -> str:
@@ -242,25 +249,32 @@ def _binding(value: Any) -> str:
     return str(value)
 
 
-def _theory(theory: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Scalars and sentences of the bound, nested names joined; tables and matrices stay in plan.json."""
-    rows: list[dict[str, Any]] = []
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                walk(f"{prefix} · {key}" if prefix else str(key), inner)
-        elif isinstance(value, bool):
-            rows.append({"name": prefix.replace("_", " "), "value": "yes" if value else "no"})
-        elif isinstance(value, str):
-            rows.append({"name": prefix.replace("_", " "), "value": value})
-        elif finite(value) is not None:
-            rows.append({"name": prefix.replace("_", " "), "value": number(value, 4)})
-
-    walk("", theory or {})
-    return rows
+_TERMS = {
+    "stages": "stages",
+    "discrepancy": "discrepancy inside stages (lower is better)",
+    "synergy": "synergy inside stages (higher is better)",
+    "capacity_shared": "shared adapters, each at most ρ_θ",
+    "capacity_domain": "domain adapters, each at most ρ_φ",
+    "sampling": "sampling error, up to a constant",
+}
 
 
-def chosen_stages(plan: Plan) -> Any:
-    """What the settings asked for as number of stages."""
-    return entry(plan.settings, "stages")
+def _theory(theory: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The terms of the bound, a column for the plan and one for each rival, and Corollary 3.1 in a sentence."""
+    terms = entry(theory, "terms")
+    if not isinstance(terms, Mapping) or not all(isinstance(column, Mapping) for column in terms.values()):
+        return None
+    names = list(dict.fromkeys(name for column in terms.values() for name in column))
+    check = entry(theory, "corollary")
+    sentence = ""
+    if isinstance(check, Mapping) and finite(check.get("premise_pairs")) is not None:
+        pairs, held = int(check["premise_pairs"]), int(finite(check.get("held")) or 0)
+        sentence = f"{held:,} of {pairs:,} pairs with a positive gain share a stage. {check.get('note') or ''}".strip()
+    return {
+        "columns": [str(name).replace("_", " ") for name in terms],
+        "rows": [
+            {"name": _TERMS.get(name, name.replace("_", " ")), "values": [number(column.get(name), 4) for column in terms.values()]}
+            for name in names
+        ],
+        "corollary": sentence,
+    }

@@ -206,7 +206,7 @@ def map_view(relations: Relations, frame: Frame) -> dict[str, Any] | None:
         "edges": edges,
         "stress": stress,
         "fidelity": "good" if stress < 0.1 else "fair" if stress < 0.2 else "rough",
-        "stress_text": number(stress, 2),
+        "stress_text": f"{stress:.2f}",
     }
 
 

@@ -32,11 +32,11 @@ def _relations(names: tuple[str, ...], view: dict[str, Any] | None) -> str:
         return ""
     extremes, unit = measure["extremes"], f" {measure['unit']}" if measure["unit"] else ""
     first, last = extremes["alike"][0], extremes["apart"][0]
-    label = _lower(measure["title"])
+    label = _lower(measure["title"].split(" (")[0])
     text = (
         f"Of {len(names)} domains, {quote(names[int(first[0])])} and {quote(names[int(first[1])])} are most alike "
-        f"({label} {number(first[2])}{unit}) and {quote(names[int(last[0])])} and {quote(names[int(last[1])])} "
-        f"differ most ({number(last[2])}{unit})"
+        f"({label} {number(first[2], 2)}{unit}) and {quote(names[int(last[0])])} and {quote(names[int(last[1])])} "
+        f"differ most ({number(last[2], 2)}{unit})"
     )
     if "noisy" in measure and measure["pairs"]:
         if measure["noisy"] == 0:
@@ -100,12 +100,12 @@ def _outcome(outcome: dict[str, Any] | None, trained: bool) -> str:
             f"The {split} loss fell in {fell} of {plural(total, 'domain')}, but no intervals were computed, so none of it can be told from chance."
         )
     if not counts["better"] and not counts["worse"]:
-        return f"Training changed no domain's {split} loss by more than its 95 % interval: there is no gain to report."
+        return f"Training changed no domain's {split} loss by more than its 95 % interval: there is no gain to report."
     text = ""
     if counts["better"]:
         best = next(row for row in rows if row["verdict"] == "better")
         all_ = "all" if counts["better"] == total and total > 1 else f"{counts['better']} of"
-        text = f"Training lowered the {split} loss of {all_} {plural(total, 'domain')} beyond the 95 % interval, most for {quote(best['name'])}"
+        text = f"Training lowered the {split} loss of {all_} {plural(total, 'domain')} beyond the 95 % interval, most for {quote(best['name'])}"
         if best["before"] is not None and best["final"] is not None:
             text += f" ({number(best['before'])} to {number(best['final'])})"
     else:
@@ -134,7 +134,7 @@ def _tiles(
             {
                 "value": percent(apart / measure["pairs"], 3),
                 "label": "of pairs really differ",
-                "note": f"{apart:,} of {measure['pairs']:,} pairs stand above the noise floor of {_lower(measure['title'])}",
+                "note": f"{apart:,} of {measure['pairs']:,} pairs stand above the noise floor of {_lower(measure['title'].split(' (')[0])}",
                 "href": "#relations",
             }
         )
@@ -166,7 +166,7 @@ def _tiles(
             note = "changes without intervals prove nothing"
         else:
             value, label = f"{counts['better']} / {total}", "domains improved"
-            note = f"{counts['worse']} worse, {counts['unclear']} within the 95 % interval"
+            note = f"{counts['worse']} worse, {counts['unclear']} within the 95 % interval"
         changes = [row["change"] for row in outcome["rows"] if row["change"] is not None]
         if changes:
             note += f"; mean change {signed(sum(changes) / len(changes), 2)}"

@@ -31,6 +31,8 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
     stage = [int(row.get("stage") or 0) for row in rows]
     edges = _buckets(stage)
     x = [float(position[end - 1]) for _, end in edges]
+    # The first drawn point of every stage: lines do not run across a boundary.
+    breaks = [k for k in range(1, len(edges)) if stage[edges[k][0]] != stage[edges[k - 1][0]]]
     starts = [i for i in range(len(stage)) if i == 0 or stage[i] != stage[i - 1]]
     marks = [{"x": float(position[i - 1]) if i else 0.0, "label": f"stage {stage[i] + 1}", "stage": stage[i]} for i in starts]
 
@@ -101,6 +103,7 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
         "axis": axis,
         "x": x,
         "marks": marks,
+        "breaks": breaks,
         "charts": charts,
         "steps": len(rows),
         "tokens": float(np.nansum(steps)),

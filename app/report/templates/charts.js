@@ -30,16 +30,16 @@ function lineChart(host, spec, axis) {
     if (high <= low) { high = low + (Math.abs(low) || 1) * 0.1; low -= spec.zero ? 0 : (Math.abs(low) || 1) * 0.1; }
     const pad = (high - low) * 0.06; high += pad; if (!(spec.zero && low === 0)) low -= pad;
     const yTicks = ticks(low, high, 4);
-    left = 14 + Math.max(...yTicks.map((v) => show(v).length)) * 6.6;
+    left = 14 + Math.max(...yTicks.map((v) => brief(v).length)) * 6.6;
     scaleY = (v) => height - bottom - ((v - low) / (high - low)) * (height - bottom - 16);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
     for (const v of yTicks) {
       svg.append(draw("line", { class: "grid", x1: left, x2: width - 10, y1: scaleY(v), y2: scaleY(v) }));
-      const text = draw("text", { x: left - 7, y: scaleY(v), "text-anchor": "end", "dominant-baseline": "central", "font-size": 11 }); text.textContent = show(v); svg.append(text);
+      const text = draw("text", { x: left - 7, y: scaleY(v), "text-anchor": "end", "dominant-baseline": "central", "font-size": 11 }); text.textContent = brief(v); svg.append(text);
     }
     for (const v of ticks(0, xMax, width > 480 ? 5 : 3)) {
-      const text = draw("text", { x: scaleX(v), y: height - 12, "text-anchor": v === 0 ? "start" : "middle", "font-size": 11 }); text.textContent = show(v); svg.append(text);
+      const text = draw("text", { x: scaleX(v), y: height - 12, "text-anchor": v === 0 ? "start" : "middle", "font-size": 11 }); text.textContent = brief(v); svg.append(text);
     }
     const unit = draw("text", { class: "faint", x: width - 10, y: height - 1, "text-anchor": "end", "font-size": 10.5 }); unit.textContent = axis.axis; svg.append(unit);
     axis.marks.forEach((mark, k) => {
@@ -54,7 +54,7 @@ function lineChart(host, spec, axis) {
     const sorted = [...spec.series].sort((a, b) => (a.name === chosen) - (b.name === chosen) || (a.cls === "ink") - (b.cls === "ink"));
     for (const s of sorted) {
       let path = "", pen = false;
-      s.y.forEach((v, k) => { if (v === null) { pen = false; return; } path += `${pen ? "L" : "M"}${scaleX(xs[k]).toFixed(1)} ${scaleY(v).toFixed(1)}`; pen = true; });
+      s.y.forEach((v, k) => { if (v === null) { pen = false; return; } if (axis.breaks.includes(k)) pen = false; path += `${pen ? "L" : "M"}${scaleX(xs[k]).toFixed(1)} ${scaleY(v).toFixed(1)}`; pen = true; });
       const filled = s.y.filter((v) => v !== null).length;
       const cls = `line ${s.cls}${chosen && s.name !== chosen ? " dim" : ""}${chosen && s.name === chosen ? " hot" : ""}`;
       svg.append(draw("path", { class: cls, d: path, "stroke-dasharray": s.dash || null }));
@@ -102,7 +102,7 @@ function lineChart(host, spec, axis) {
 function forest(host, outcome) {
   const rows = outcome.rows.filter((r) => r.change !== null);
   if (!rows.length) return;
-  const svg = draw("svg", { class: "chart", role: "img", "aria-label": "Change of the loss of each domain with its 95 % interval; the table below holds the same numbers." });
+  const svg = draw("svg", { class: "chart", role: "img", "aria-label": "Change of the loss of each domain with its 95 % interval; the table below holds the same numbers." });
   host.append(svg);
   function paint() {
     const width = Math.max(280, host.clientWidth), narrow = width < 560, labels = narrow ? 104 : 200, step = rows.length > 30 ? 19 : 25, top = 26, height = top + rows.length * step + 30;
@@ -135,7 +135,7 @@ function forest(host, outcome) {
       g.append(r.verdict === "worse" ? draw("rect", { class: "shape", x: at - 4.6, y: y - 4.6, width: 9.2, height: 9.2, transform: `rotate(45 ${at} ${y})` }) : draw("circle", { class: "shape", cx: at, cy: y, r: 4.8 }));
       if (!narrow) { const value = draw("text", { class: "name", x: width - 4, y, "text-anchor": "end", "dominant-baseline": "central", "font-size": 12 }); value.textContent = signed(r.change, 3); g.append(value); }
       const words = () => [el("div", { class: "head" }, el("bdi", null, r.name)), el("div", { class: "big" }, signed(r.change, 4)),
-        r.low === null ? el("div", { class: "note" }, "no interval: proves nothing") : row("95 % interval", `${signed(r.low)} to ${signed(r.high)}`), row("before", show(r.before, 4)), row("after", show(r.final ?? r.snapshot, 4)),
+        r.low === null ? el("div", { class: "note" }, "no interval: proves nothing") : row("95 % interval", `${signed(r.low)} to ${signed(r.high)}`), row("before", show(r.before, 4)), row("after", show(r.final ?? r.snapshot, 4)),
         ...(r.snapshot_change === null || r.snapshot_change === undefined ? [] : [row("right after its stage", signed(r.snapshot_change, 3))])];
       g.addEventListener("pointermove", (event) => place(event.clientX, event.clientY, ...words()));
       g.addEventListener("pointerleave", unplace);

@@ -45,14 +45,14 @@ function heatmap(host, spec) {
     const [rowOrder, colOrder] = order();
     const nr = rowOrder.length, nc = colOrder.length, narrow = full < 560;
     const letters = Math.max(...spec.rows.map((t) => Array.from(t).length), 3);
-    const labelWidth = Math.min(narrow ? 96 : 168, Math.max(34, letters * 6.4 + 14));
+    const labelWidth = Math.min(narrow ? 96 : 168, Math.max(34, letters * 6.9 + 18));
     const room = full - labelWidth - 2;
     const least = nc > 120 ? 2 : nc > 40 ? (narrow ? 9 : 8) : narrow ? 12 : 11;
-    cell = Math.max(least, Math.min(spec.maxCell || 46, Math.floor(room / nc)));
+    cell = Math.max(least, Math.min(Math.max(spec.maxCell || 46, Math.min(92, 400 / nc)), Math.floor(room / nc)));
     high = spec.square ? cell : Math.max(16, Math.min(30, cell));
     const font = Math.min(12, Math.max(7.5, cell * 0.92)), rowFont = Math.min(12, Math.max(7.5, high * 0.92));
     const labelled = cell >= 7, slanted = cell >= 26 && nc <= 24;
-    const limit = Math.floor((labelWidth - 14) / (rowFont * 0.56));
+    const limit = Math.floor((labelWidth - 15) / (rowFont * 0.57));
     const colLimit = narrow ? 14 : 20;
     const longest = Math.min(colLimit, Math.max(...spec.cols.map((t) => Array.from(t).length)));
     top = !labelled ? 6 : Math.ceil(longest * font * 0.58 * (slanted ? 0.72 : 1)) + 16;

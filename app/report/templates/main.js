@@ -19,7 +19,7 @@ function relations(where) {
   where.append(strip, says, controls, el("div", { class: "split" }, left, ranks));
   const spec = { rows: NAMES, cols: NAMES, square: true, rowStage: STAGE_OF, colStage: STAGE_OF, at: (i, j) => current.v.at(i, j), mode: "seq", label: "Relations of the domains",
     tip: (i, j) => [pairHead(i, j), el("div", { class: "big" }, fixed(current.v.at(i, j)), current.unit ? ` ${current.unit}` : ""),
-      ...(current.lo ? [row("95 % interval", `${fixed(current.lo.at(i, j))} to ${fixed(current.hi.at(i, j))}`)] : []),
+      ...(current.lo ? [row("95 % interval", `${fixed(current.lo.at(i, j))} to ${fixed(current.hi.at(i, j))}`)] : []),
       ...(current.fl ? [row("noise floor", fixed(current.fl.at(i, j)))] : []),
       ...(i !== j && current.no && current.no.at(i, j) > 0 ? [el("div", { class: "note" }, "not told from two halves of one domain")] : []), ...together(i, j)],
     line: (i, j) => [name(i), i === j ? " with itself: " : " × ", i === j ? "" : name(j), i === j ? "" : ": ", el("b", null, fixed(current.v.at(i, j))), current.lo ? `  (${fixed(current.lo.at(i, j))} to ${fixed(current.hi.at(i, j))})` : "", current.fl ? `  floor ${fixed(current.fl.at(i, j))}` : ""] };
@@ -42,7 +42,7 @@ function relations(where) {
 }
 
 function square(where, packed, options) {
-  const v = unpack(packed), big = options.percent ? (x) => `${show(100 * x, 3)} %` : (x) => options.mode === "div" ? signed(x, 3) : show(x, 3);
+  const v = unpack(packed), big = options.percent ? (x) => `${show(100 * x, 3)} %` : (x) => options.mode === "div" ? signed(x, 3) : show(x, 3);
   return heatmap(where, Object.assign({ rows: NAMES, cols: NAMES, square: true, rowStage: STAGE_OF, colStage: STAGE_OF, at: v.at, rowOrder: planOrder, colOrder: planOrder, blocks, maxCell: 40,
     tip: (i, j) => [pairHead(i, j), el("div", { class: "big" }, i === j ? "–" : big(v.at(i, j))), ...(options.extra ? options.extra(i, j) : []), ...together(i, j)],
     line: (i, j) => [name(i), " × ", name(j), ": ", el("b", null, i === j ? "–" : big(v.at(i, j)))] }, options));
@@ -58,11 +58,12 @@ function plan() {
       tip: (i, j) => [el("div", { class: "head" }, `${names[i]} → ${names[j]}`), el("div", { class: "big" }, show(v.at(i, j)))], line: (i, j) => [`${names[i]} → ${names[j]}: `, el("b", null, show(v.at(i, j)))] });
   }
   if (host("phase") && p.phase) {
-    const v = unpack(p.phase.counts), rows = p.phase.lam.map((t) => `λ = ${t}`), k = p.phase.domains;
+    const v = unpack(p.phase.counts), agree = unpack(p.phase.agreement), rows = p.phase.budget, cols = p.phase.lam.map((t) => `λ = ${t}`), k = p.phase.domains;
+    const where_ = (i, j) => `${cols[j]}, ${p.phase.resource} ${rows[i]}`;
     const trivial = (n) => (n <= 1 ? "everything together: trivial" : n >= k ? "everything alone: trivial" : "");
-    heatmap(host("phase"), { rows, cols: p.phase.budget, at: v.at, mode: "seq", limits: [1, Math.max(2, k)], maxCell: 54, decimals: 0, label: "Number of stages", legend: ["together", "alone", null], boxes: p.phase.row === null ? [] : [[p.phase.row, 0, 1, p.phase.budget.length]],
-      tip: (i, j) => [el("div", { class: "head" }, `${rows[i]}, ${p.phase.resource} ${p.phase.budget[j]}`), el("div", { class: "big" }, Number.isNaN(v.at(i, j)) ? "no plan fits" : `${Math.round(v.at(i, j))} stages`), ...(trivial(Math.round(v.at(i, j))) ? [el("div", { class: "note" }, trivial(Math.round(v.at(i, j))))] : [])],
-      line: (i, j) => [`${rows[i]}, ${p.phase.resource} ${p.phase.budget[j]}: `, el("b", null, Number.isNaN(v.at(i, j)) ? "no plan fits" : `${Math.round(v.at(i, j))} stages`)] });
+    heatmap(host("phase"), { rows, cols, at: v.at, mode: "seq", limits: [1, Math.max(2, k)], maxCell: 54, decimals: 0, label: "Number of stages", legend: ["together", "alone", null], boxes: p.phase.column === null ? [] : [[0, p.phase.column, rows.length, 1]],
+      tip: (i, j) => [el("div", { class: "head" }, where_(i, j)), ...(agree && !Number.isNaN(agree.at(i, j)) ? [row("pairs as in this plan", `${show(100 * agree.at(i, j), 3)} %`)] : []), el("div", { class: "big" }, Number.isNaN(v.at(i, j)) ? "no plan fits" : `${Math.round(v.at(i, j))} stages`), ...(trivial(Math.round(v.at(i, j))) ? [el("div", { class: "note" }, trivial(Math.round(v.at(i, j))))] : [])],
+      line: (i, j) => [`${where_(i, j)}: `, el("b", null, Number.isNaN(v.at(i, j)) ? "no plan fits" : `${Math.round(v.at(i, j))} stages`)] });
   }
 }
 

@@ -17,7 +17,7 @@ function domainMap(host, view) {
 
   function paint() {
     const width = Math.max(280, host.clientWidth), narrow = width < 560;
-    const scale = Math.min((width - (narrow ? 90 : 190)) / spanX, (narrow ? 420 : 520) / spanY);
+    const scale = Math.min((width - (narrow ? 90 : 190)) / spanX, (narrow ? 420 : Math.max(230, Math.min(520, 170 + 24 * points.length))) / spanY);
     const height = Math.max(200, spanY * scale + 2 * lift + 26);
     const at = {};
     points.forEach(([i, x, y]) => { at[i] = [(width - spanX * scale) / 2 + (x - minX) * scale, (height - spanY * scale) / 2 + (y - minY) * scale]; });

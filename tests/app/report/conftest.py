@@ -114,7 +114,7 @@ def make_plan(relations, seed: int = 0):
         other = max((t for t in range(len(stages)) if t != label[i]), key=lambda t: sums[t])
         explain[name] = {
             "stage": int(label[i]), "gain": float(here), "best_other": other, "best_other_gain": float(sums[other]),
-            "margin": float(here - sums[other]), "binding": "tokens budget of stage 2" if i % 5 == 0 else None,
+            "margin": float(here - sums[other]), "binding": ["tokens budget"] if i % 5 == 0 else [],
         }  # fmt: skip
     tokens = {name: float(value) for name, value in zip(names, relations.tokens, strict=True)}
     most = max(sum(tokens[name] for name in stage) for stage in stages)
@@ -123,8 +123,8 @@ def make_plan(relations, seed: int = 0):
         stages=tuple(stages),
         domains=tuple(names),
         objective=objective,
-        bound=objective * 1.012 + 1e-3,
-        gap=0.012,
+        bound=objective * 1.012 if k > 20 else objective,
+        gap=0.012 if k > 20 else 0.0,
         status="feasible" if k > 20 else "optimal",
         gain=gain,
         discrepancy=d,
@@ -138,12 +138,14 @@ def make_plan(relations, seed: int = 0):
             {"name": name, "objective": objective - loss * abs(objective), "gap": None, "seconds": 0.01 + loss, "stages": len(stages)}
             for name, loss in peers
         ),
-        order={"affinity": rng.random((len(stages),) * 2).round(3).tolist(), "score": 2.31, "method": "circuit", "exact": True},
+        order={"affinity": rng.random((len(stages),) * 2).round(3).tolist(), "score": 2.31, "method": "optimal", "exact": True,
+               "rivals": {"reverse": 1.9, "random": 1.2}},
         confidence={"co_assignment": together.tolist(), "fragile": names[1:3], "replicates": 100},
-        phase={"lam": [0.25, 0.5, 1.0, 2.0], "budget": [1e5, 3e5, 1e6, None],
-               "n_stages": [[k, k, k, k], [k, k - 1, n + 1, n], [n + 1, n, n, n], [n, n, 2, 1]]},
+        phase={"lam": [0.25, 0.5, 1.0, 2.0], "budget": [1e5, 3e5, 1e6, 3e6], "resource": "tokens",
+               "n_stages": [[None, None, n + 1, n], [k, k - 1, n, n], [k, n + 1, n, 2], [k, n, n, 1]]},
         explain=explain,
-        theory={"discrepancy_term": 1.234, "corollary": {"holds": True, "sets_checked": 42}},
+        theory={"terms": {"plan": {"stages": 3.0, "discrepancy": 1.234}, "all_in_one": {"stages": 1.0, "discrepancy": 4.5}},
+                "corollary": {"premise_pairs": 42, "held": 40, "note": "This one is constrained."}},
         warnings=("The tokens budget binds in stage 2.",),
         seconds=1.7,
     )  # fmt: skip
