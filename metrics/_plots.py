@@ -127,7 +127,7 @@ def dendrogram_order(distances: NDArray[np.float64]) -> list[int]:
     sane[~np.isfinite(sane)] = finite.max() if finite.size else 1.0
     np.clip(sane, 0.0, None, out=sane)
     np.fill_diagonal(sane, 0.0)
-    tree = linkage(squareform(sane, checks=False), "average", optimal_ordering=k <= 400)
+    tree = linkage(squareform(sane, checks=False), "average", optimal_ordering=k <= 150)
     return [int(i) for i in leaves_list(tree)]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import RunError
 from ..metrics._plots import INK, MUTED, HouseFigure, blank, heatmap, plain, short, stage_colour, style
 
 if TYPE_CHECKING:
@@ -25,8 +27,10 @@ def plot_run(run: Run) -> HouseFigure:
     Figure
         Never shown; save it with `savefig`. Panels without data say so.
     """
-    evaluation: Mapping[str, Any] = run.evaluation or {}
-    metrics = list(run.metrics or [])
+    evaluation: Mapping[str, Any] = {}
+    with contextlib.suppress(RunError):  # a run that is still training has no evaluation
+        evaluation = run.evaluation
+    metrics = list(run.metrics)
     stages = [list(stage) for stage in (evaluation.get("stages") or run.plan.stages)]
     k = max(1, sum(len(stage) for stage in stages))
     height = float(np.clip(2.0 + 0.16 * k, 3.2, 12.0))

@@ -246,6 +246,23 @@ def synthetic_plan():
 
 
 @pytest.fixture(scope="session")
+def unpack() -> Callable[[dict], np.ndarray]:
+    """The inverse of `_frame.pack`, written from the description of the format as the page's script reads it."""
+
+    def read(packed: dict) -> np.ndarray:
+        steps = np.frombuffer(base64.b64decode(packed["d"]), dtype="<u2")
+        values = np.where(steps == 65535, np.nan, packed["lo"] + steps * (((packed["hi"] - packed["lo"]) or 1) / 65534))
+        if not packed["sym"]:
+            return values.reshape(packed["rows"], packed["cols"])
+        full = np.full((packed["rows"],) * 2, np.nan)
+        rows, columns = np.triu_indices(packed["rows"])
+        full[rows, columns] = full[columns, rows] = values
+        return full
+
+    return read
+
+
+@pytest.fixture(scope="session")
 def hostile_name() -> str:
     return HOSTILE
 
