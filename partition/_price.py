@@ -1,0 +1,403 @@
+"""Kernels that price stages for column generation: which stage is worth more than its domains cost?
+
+`price` is exact (branch and bound, also the enumeration of everything above a threshold); `improve` is a local search.
+Plain loops over arrays for a compiler. All values are whole numbers held in doubles, so sums are exact; only bounds
+are rounded, and they carry a slack.
+
+The bound: a set T added to S is worth Σ_{j∈T} (m_j + ½ Σ_{l∈T} w_jl) with m_j = Σ_{i∈S} w_ij − dual_j. Half of
+every pair goes to each of its members; member j can at most get its best partners that fit beside it (a fractional
+knapsack over a list sorted once), and the members themselves form another fractional knapsack.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["improve", "price"]
+
+
+def price(
+    gain: Any,
+    partners: Any,
+    dual: Any,
+    constant: float,
+    sizes: Any,
+    upper: Any,
+    lower: Any,
+    main: int,
+    conflict: Any,
+    threshold: float,
+    climb: bool,
+    node_limit: int,
+    found: Any,
+    values: Any,
+    whole: Any,
+    real: Any,
+    result: Any,
+) -> int:
+    """Find sets worth at least `threshold`: value − Σ dual − constant.
+
+    Parameters
+    ----------
+    gain : float64 (n, n); partners : int32 (n, n), for each item its positive partners, best per size first, −1 ends
+    dual : float64 (n,); constant : cost of a stage
+    sizes : int64 (r, n); upper, lower : int64 (r,); main : resource of the bounds, −1 for none
+    conflict : uint8 (n, n)
+    threshold : sets worth less are of no interest; with `climb` it rises above each set found
+    found : int64 (K, words), output bit masks of 62 items a word; values : float64 (K,), output
+    whole, real : int64 and float64 scratch of shapes (4, n + 2, n + 2) and (4, n + 2, n + 2)
+    result : float64 (4,), output: nodes, 1 when the search is complete, upper bound on any set's worth, sets found
+
+    Returns the number of sets stored; with `climb` the last ones are the best.
+    """
+    n = gain.shape[0]
+    resources = sizes.shape[0]
+    capacity = found.shape[0]
+    words = found.shape[1]
+    cand = whole[0]
+    state = whole[1]  # row 0: count per depth; 1: position; 2: chosen; 3: marks; 4: order; 5..: load per resource
+    contribution = real[0]
+    margin = real[1]
+    scratch = real[2]  # row 0: p; 1: density; 2: value per depth; 3: rest bound per depth; 4: slack in double sums
+    counts, position, chosen, marks, order = state[0], state[1], state[2], state[3], state[4]
+    p, density, worth, rest = scratch[0], scratch[1], scratch[2], scratch[3]
+    load = whole[2]
+    for i in range(n + 2):
+        marks[i] = 0
+    stamp = 0
+    stored = 0
+    total_found = 0
+    nodes = 0
+    magnitude = abs(constant)
+    for i in range(n):
+        magnitude += abs(dual[i])
+    slack = 1e-6 + 4e-15 * magnitude
+    for r in range(resources):
+        load[0, r] = 0
+    worth[0] = -constant
+    count = 0
+    for i in range(n):
+        fits = conflict[i, i] == 0
+        for r in range(resources):
+            if sizes[r, i] > upper[r]:
+                fits = False
+        if fits:
+            cand[0, count] = i
+            margin[0, count] = -dual[i]
+            count += 1
+    counts[0] = count
+    depth = 0
+    fresh = True
+    complete = True
+    top = -1e300
+    while depth >= 0:
+        if fresh:
+            fresh = False
+            nodes += 1
+            if nodes > node_limit:
+                complete = False
+                break
+            # Bound this node; drop candidates that cannot be in a set of interest, and bound again if many went.
+            count = counts[depth]
+            bound = worth[depth]
+            passes = 0
+            while True:
+                stamp += 1
+                short = False
+                for r in range(resources):
+                    reach = load[depth, r]
+                    for c in range(count):
+                        reach += sizes[r, cand[depth, c]]
+                    if reach < lower[r]:
+                        short = True
+                if short:
+                    bound = -1e300
+                    count = 0
+                    break
+                for c in range(count):
+                    marks[cand[depth, c]] = stamp
+                room = 0.0
+                if main >= 0:
+                    room = float(upper[main] - load[depth, main])
+                positive = 0
+                for c in range(count):
+                    j = cand[depth, c]
+                    pull = 0.0
+                    if main >= 0:
+                        left = room - sizes[main, j]
+                        for q in range(n):
+                            l = partners[j, q]
+                            if l < 0:
+                                break
+                            if marks[l] == stamp:
+                                size = float(sizes[main, l])
+                                if size <= left:
+                                    pull += gain[j, l]
+                                    left -= size
+                                else:
+                                    pull += gain[j, l] * left / size
+                                    break
+                    else:
+                        for q in range(n):
+                            l = partners[j, q]
+                            if l < 0:
+                                break
+                            if marks[l] == stamp:
+                                pull += gain[j, l]
+                    p[c] = margin[depth, c] + 0.5 * pull
+                    if p[c] > 0.0:
+                        size = float(sizes[main, j]) if main >= 0 else 0.0
+                        density[c] = p[c] / size if size > 0.0 else 1e300
+                        # Insertion sort by density.
+                        at = positive
+                        while at > 0 and density[order[at - 1]] < density[c]:
+                            order[at] = order[at - 1]
+                            at -= 1
+                        order[at] = c
+                        positive += 1
+                theta = 0.0
+                if main >= 0:
+                    left = room
+                    for q in range(positive):
+                        c = order[q]
+                        left -= sizes[main, cand[depth, c]]
+                        if left < 0.0:
+                            theta = density[c]
+                            break
+                bound = worth[depth] + theta * room
+                for q in range(positive):
+                    c = order[q]
+                    size = float(sizes[main, cand[depth, c]]) if main >= 0 else 0.0
+                    if p[c] > theta * size:
+                        bound += p[c] - theta * size
+                kept = 0
+                if bound + slack >= threshold:
+                    for c in range(count):
+                        j = cand[depth, c]
+                        size = float(sizes[main, j]) if main >= 0 else 0.0
+                        extra = p[c] - theta * size
+                        if bound + min(0.0, extra) + slack >= threshold:
+                            cand[depth, kept] = j
+                            margin[depth, kept] = margin[depth, c]
+                            contribution[depth, kept] = extra
+                            kept += 1
+                before = count
+                count = kept
+                passes += 1
+                if kept == before or kept == 0 or passes >= 4:
+                    break
+            # Largest contribution first: excluding it lowers the bound of the rest the most.
+            for a in range(1, count):
+                extra = contribution[depth, a]
+                j = cand[depth, a]
+                m = margin[depth, a]
+                at = a
+                while at > 0 and contribution[depth, at - 1] < extra:
+                    contribution[depth, at] = contribution[depth, at - 1]
+                    cand[depth, at] = cand[depth, at - 1]
+                    margin[depth, at] = margin[depth, at - 1]
+                    at -= 1
+                contribution[depth, at] = extra
+                cand[depth, at] = j
+                margin[depth, at] = m
+            counts[depth] = count
+            position[depth] = 0
+            rest[depth] = bound
+        at = position[depth]
+        if at >= counts[depth] or rest[depth] + slack < threshold:
+            depth -= 1
+            continue
+        j = cand[depth, at]
+        extra = contribution[depth, at]
+        position[depth] = at + 1
+        if rest[depth] + min(0.0, extra) + slack < threshold:
+            continue
+        if extra > 0.0:
+            rest[depth] -= extra
+        value = worth[depth] + margin[depth, at]
+        chosen[depth] = j
+        legal = True
+        for r in range(resources):
+            load[depth + 1, r] = load[depth, r] + sizes[r, j]
+            if load[depth + 1, r] < lower[r]:
+                legal = False
+        if legal and value > top:
+            top = value
+        if legal and value >= threshold:
+            total_found += 1
+            if not climb and stored >= capacity:
+                complete = False
+                break
+            slot = stored % capacity
+            for w in range(words):
+                found[slot, w] = 0
+            for d in range(depth + 1):
+                item = chosen[d]
+                found[slot, item // 62] |= 1 << (item % 62)
+            values[slot] = value
+            stored += 1
+            if climb:
+                threshold = value + 1.0
+        count = 0
+        for c in range(at + 1, counts[depth]):
+            l = cand[depth, c]
+            if conflict[j, l] != 0:
+                continue
+            fits = True
+            for r in range(resources):
+                if load[depth + 1, r] + sizes[r, l] > upper[r]:
+                    fits = False
+                    break
+            if fits:
+                cand[depth + 1, count] = l
+                margin[depth + 1, count] = margin[depth, c] + gain[j, l]
+                count += 1
+        if count > 0:
+            depth += 1
+            counts[depth] = count
+            worth[depth] = value
+            fresh = True
+    bound = top
+    if complete:
+        bound = max(top, threshold - 1.0)
+    else:
+        for d in range(depth + 1):
+            if fresh and d == depth:
+                # Not bounded yet: what its parent allowed it.
+                if d == 0:
+                    bound = 1e300
+                else:
+                    bound = max(bound, rest[d - 1] + max(0.0, contribution[d - 1, position[d - 1] - 1]))
+            else:
+                bound = max(bound, rest[d])
+        bound = max(bound, threshold)
+    result[0] = nodes
+    result[1] = 1.0 if complete else 0.0
+    result[2] = bound
+    result[3] = total_found
+    return min(stored, capacity)
+
+
+def improve(
+    gain: Any,
+    dual: Any,
+    constant: float,
+    sizes: Any,
+    upper: Any,
+    lower: Any,
+    conflict: Any,
+    sets: Any,
+    values: Any,
+    whole: Any,
+    real: Any,
+) -> int:
+    """Climb from each set by adding, dropping and swapping single items; sets become local optima in place.
+
+    Parameters
+    ----------
+    sets : uint8 (s, n), in: feasible above, possibly under `lower`; out: local optima
+    values : float64 (s,), output: worth, −1e300 where `lower` was not reached
+    whole, real : int64 and float64 scratch of at least (4, n + 2, n + 2) as for :func:`price`
+
+    Returns the number of sets of positive worth.
+    """
+    n = gain.shape[0]
+    resources = sizes.shape[0]
+    load = whole[0, 0]
+    clash = whole[0, 1]
+    pull = real[0, 0]
+    positive = 0
+    for s in range(sets.shape[0]):
+        inside = sets[s]
+        for j in range(n):
+            pull[j] = -dual[j]
+            clash[j] = conflict[j, j]
+        for r in range(resources):
+            load[r] = 0
+        worth = -constant
+        count = 0
+        for i in range(n):
+            if inside[i] != 0:
+                count += 1
+                worth += pull[i]
+                for j in range(n):
+                    pull[j] += gain[i, j]
+                    clash[j] += conflict[i, j]
+                for r in range(resources):
+                    load[r] += sizes[r, i]
+        for _ in range(4 * n):
+            best = 0.0
+            add = -1
+            drop = -1
+            hungry = False
+            for r in range(resources):
+                if load[r] < lower[r]:
+                    hungry = True
+            if hungry:
+                best = -1e300
+            for j in range(n):
+                if inside[j] != 0 or pull[j] <= best or clash[j] != 0:
+                    continue
+                fits = True
+                for r in range(resources):
+                    if load[r] + sizes[r, j] > upper[r]:
+                        fits = False
+                        break
+                if fits:
+                    best = pull[j]
+                    add = j
+                    drop = -1
+            if not hungry:
+                for i in range(n):
+                    if inside[i] == 0:
+                        continue
+                    if count > 1 and -pull[i] > best:
+                        fits = True
+                        for r in range(resources):
+                            if load[r] - sizes[r, i] < lower[r]:
+                                fits = False
+                        if fits:
+                            best = -pull[i]
+                            drop = i
+                            add = -1
+                    for j in range(n):
+                        if inside[j] != 0 or pull[j] - pull[i] - gain[i, j] <= best:
+                            continue
+                        if clash[j] - conflict[i, j] != 0:
+                            continue
+                        fits = True
+                        for r in range(resources):
+                            after = load[r] + sizes[r, j] - sizes[r, i]
+                            if after > upper[r] or after < lower[r]:
+                                fits = False
+                                break
+                        if fits:
+                            best = pull[j] - pull[i] - gain[i, j]
+                            add = j
+                            drop = i
+            if add < 0 and drop < 0:
+                break
+            worth += best
+            if drop >= 0:
+                inside[drop] = 0
+                count -= 1
+                for j in range(n):
+                    pull[j] -= gain[drop, j]
+                    clash[j] -= conflict[drop, j]
+                for r in range(resources):
+                    load[r] -= sizes[r, drop]
+            if add >= 0:
+                inside[add] = 1
+                count += 1
+                for j in range(n):
+                    pull[j] += gain[add, j]
+                    clash[j] += conflict[add, j]
+                for r in range(resources):
+                    load[r] += sizes[r, add]
+        for r in range(resources):
+            if load[r] < lower[r]:
+                worth = -1e300
+        values[s] = worth
+        if worth > 0.5:
+            positive += 1
+    return positive

@@ -1,0 +1,135 @@
+"""The pricing kernels with their scratch space: exact search, enumeration and local search over stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._jit import compiled
+from ._price import improve, price
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ._core import Core
+
+__all__ = ["Pricer", "Priced"]
+
+_WORD = 62
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Stages found, best last, and what the search proved.
+
+    `members` is a bool array of shape (found, n); `bound` holds for the worth of *any* stage when `complete`, and
+    still does otherwise, only more loosely.
+    """
+
+    members: NDArray[np.bool_]
+    values: NDArray[np.float64]
+    complete: bool
+    bound: float
+    nodes: int
+
+
+class Pricer:
+    """Prices stages of one core; not for use from several threads at once."""
+
+    def __init__(self, core: Core, stored: int = 4000) -> None:
+        n = core.n
+        self.core = core
+        self.n = n
+        self.gain = core.gain.astype(np.float64)
+        self.sizes = np.ascontiguousarray(core.sizes)
+        self.upper = np.ascontiguousarray(core.upper[:, 0])
+        self.lower = np.ascontiguousarray(core.lower[:, 0])
+        total = self.sizes.sum(axis=1) if len(self.sizes) else np.zeros(0)
+        binding = total / np.maximum(1, self.upper) if len(self.sizes) else np.zeros(0)
+        self.main = int(binding.argmax()) if len(binding) and binding.max() > 1.0 else -1
+        conflict = core.conflict.copy()
+        for r in range(len(self.sizes)):
+            over = self.sizes[r][:, None] + self.sizes[r][None, :] > self.upper[r]
+            np.fill_diagonal(over, False)
+            conflict |= over
+        self.conflict = conflict.astype(np.uint8)
+        self.partners = self._partners(conflict)
+        self.whole = np.zeros((4, n + 2, n + 2), dtype=np.int64)
+        self.real = np.zeros((4, n + 2, n + 2))
+        self.stored = stored
+
+    def _partners(self, conflict: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """For each item its positive, compatible partners by gain per size of the main resource, −1 behind."""
+        n = self.n
+        size = self.sizes[self.main].astype(np.float64) if self.main >= 0 else np.ones(n)
+        useful = (self.gain > 0) & ~conflict
+        density = np.where(useful, self.gain / np.maximum(size, 1e-9)[None, :], -np.inf)
+        order = np.argsort(-density, axis=1, kind="stable").astype(np.int32)
+        ranked = np.take_along_axis(useful, order.astype(np.int64), axis=1)
+        out: NDArray[np.int32] = np.where(ranked, order, np.int32(-1)).astype(np.int32)
+        return np.ascontiguousarray(out)
+
+    def exact(
+        self,
+        dual: NDArray[np.float64],
+        constant: float,
+        *,
+        threshold: float = 1.0,
+        climb: bool = True,
+        nodes: int = 2_000_000,
+        stored: int | None = None,
+    ) -> Priced:
+        """Every stage worth `threshold` or more (ever better ones only, with `climb`)."""
+        words = (self.n + _WORD - 1) // _WORD
+        found = np.zeros((stored or self.stored, words), dtype=np.int64)
+        values = np.zeros(len(found))
+        result = np.zeros(4)
+        count = compiled(price)(
+            self.gain,
+            self.partners,
+            np.asarray(dual, dtype=np.float64),
+            float(constant),
+            self.sizes,
+            self.upper,
+            self.lower,
+            self.main,
+            self.conflict,
+            float(threshold),
+            climb,
+            nodes,
+            found,
+            values,
+            self.whole,
+            self.real,
+            result,
+        )
+        items = np.arange(self.n)
+        members = (found[:count, items // _WORD] >> (items % _WORD)) & 1 > 0
+        return Priced(members, values[:count], bool(result[1]), float(result[2]), int(result[0]))
+
+    def local(
+        self, dual: NDArray[np.float64], constant: float, starts: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Distinct local optima of positive worth climbed to from `starts`, best first."""
+        sets = np.ascontiguousarray(starts.astype(np.uint8))
+        values = np.zeros(len(sets))
+        compiled(improve)(
+            self.gain,
+            np.asarray(dual, dtype=np.float64),
+            float(constant),
+            self.sizes,
+            self.upper,
+            self.lower,
+            self.conflict,
+            sets,
+            values,
+            self.whole,
+            self.real,
+        )
+        good = values > 0.5
+        members, values = sets[good].astype(np.bool_), values[good]
+        _, first = np.unique(members, axis=0, return_index=True)
+        order = first[np.argsort(-values[first], kind="stable")]
+        return members[order], values[order]
