@@ -16,15 +16,19 @@ if TYPE_CHECKING:
     from .registry import MEASURES, MeasureInfo
     from .relations import Relations
     from .settings import MeasureSettings
+    from .transferability import HScore, h_score, h_score_report
 
 _WHERE = {
     "CorrectedJS": "divergence",
+    "HScore": "transferability",
     "MEASURES": "registry",
     "MeasureInfo": "registry",
     "MeasureSettings": "settings",
     "Relations": "relations",
     "corrected_js": "divergence",
     "cosine_matrix": "embeddings",
+    "h_score": "transferability",
+    "h_score_report": "transferability",
     "jaccard": "divergence",
     "js_divergence": "divergence",
     "js_matrix": "divergence",
@@ -38,11 +42,14 @@ _WHERE = {
 __all__ = [
     "MEASURES",
     "CorrectedJS",
+    "HScore",
     "MeasureInfo",
     "MeasureSettings",
     "Relations",
     "corrected_js",
     "cosine_matrix",
+    "h_score",
+    "h_score_report",
     "jaccard",
     "js_divergence",
     "js_matrix",

@@ -48,18 +48,9 @@ def _bf16_products() -> Iterator[None]:
     """Let torch's float32 products use bf16 inputs with float32 sums (AMX, AVX512-BF16), and put the setting back."""
     import torch
 
-    try:
-        backend = torch.backends.mkldnn.matmul
-        before = backend.fp32_precision
-        backend.fp32_precision = "bf16"
-    except AttributeError:  # before torch 2.9
-        previous = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(previous)
-        return
+    backend = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (the stubs lag behind)
+    before = backend.fp32_precision
+    backend.fp32_precision = "bf16"
     try:
         yield
     finally:
@@ -109,7 +100,7 @@ class GramPass:
         self.precision = choose_precision(precision, samples)
         self.device = device
         self.bandwidths = tuple(sorted(bandwidths))
-        dtype = np.float64 if self.precision == "float64" else np.float32
+        dtype: Any = np.float64 if self.precision == "float64" else np.float32
         count = sum(len(sample) for sample in samples)
         # Distances do not change with the origin; a common centre keeps float32 norms small and exact.
         centre = sum((np.asarray(sample, np.float64).sum(axis=0) for sample in samples), np.zeros(1)) / count
@@ -268,7 +259,7 @@ class GramPass:
             with _bf16_products():
                 yield
             return
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         # Blocks run side by side, one thread each: faster than splitting one small product over threads.
         with threadpool_limits(limits=1, user_api="blas"):

@@ -34,8 +34,8 @@ def _float_of_int(typing: Any, value: Any) -> Any:
     return types.float32(types.int32), build
 
 
-_bits = intrinsic(_int_of_float)
-_unbits = intrinsic(_float_of_int)
+_bits: Any = intrinsic(_int_of_float)
+_unbits: Any = intrinsic(_float_of_int)
 
 _F = np.float32
 # log2(1 + t) / t on t in [sqrt(1/2) - 1, sqrt(2) - 1], least squares on Chebyshev nodes (`_log_coefficients`).
@@ -57,14 +57,15 @@ _E0, _E1, _E2, _E3, _E4, _E5, _E6 = _EXP
 _OFFSET = np.int32(0x3F3504F3)  # bits of sqrt(1/2): the mantissa is taken from [sqrt(1/2), sqrt(2))
 
 
-def _pair_sums(p: Any, q: Any, start: int, stop: int, chunk: int, entropy: Any, least: Any, both: Any) -> None:
+def _pair_sums(
+    p: Any, q: Any, same: bool, start: int, stop: int, chunk: int, entropy: Any, least: Any, both: Any
+) -> None:
     """Add to `entropy`, `least` and `both` the sums over columns `start:stop` for every pair of rows of p and q.
 
     entropy[i, j] += Σ (p+q) log2(p+q);  least[i, j] += Σ min(p, q);  both[i, j] += Σ [p > 0 and q > 0].
-    p (a, V) and q (b, V) are float32; where p is q (the same array) only j > i is filled.
+    p (a, V) and q (b, V) are float32; with `same`, p is q and only j > i is filled.
     """
     rows, columns = p.shape[0], q.shape[0]
-    same = p is q
     for left in range(start, stop, chunk):
         right = min(left + chunk, stop)
         for i in range(rows):

@@ -26,7 +26,7 @@ _TESTED = 100
 
 
 def _frequencies(d: int, features: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Orthogonal random features (Yu et al. 2016): blocks of orthogonal rows with χ-distributed lengths, (features, d)."""
+    """Orthogonal random features (Yu et al. 2016), (features, d): orthogonal rows with χ-distributed lengths."""
     blocks = []
     for _ in range(-(-features // d)):
         q, _ = np.linalg.qr(rng.standard_normal((d, d)))

@@ -110,15 +110,14 @@ def _pairs(domain: Domain, split: str, part: int = 0, parts: int = 1) -> Iterato
             yield record.plain, record.label
 
 
-def _share(
-    domain: Domain, counter: TokenCounter | None, settings: MeasureSettings, seed: int, part: int, parts: int
-) -> Share:
+def _share(domain: Domain, counter: TokenCounter, settings: MeasureSettings, seed: int, part: int, parts: int) -> Share:
     return sampling.count_stream(
         _pairs(domain, settings.split, part, parts),
         counter,
         seed=seed,
         max_tokens=settings.max_tokens,
         samples=_kept(settings),
+        alone=parts == 1,
     )
 
 
@@ -136,7 +135,7 @@ def _count(domain: Domain, counter: TokenCounter, tokenizer: Any, settings: Meas
     if workers == 1:
         share = _share(domain, counter, settings, seed, rank, ranks)
     else:
-        from joblib import Parallel, delayed
+        from joblib import Parallel, delayed  # type: ignore[import-untyped]
 
         state = tokenizer.to_str()
         shares = Parallel(n_jobs=workers)(

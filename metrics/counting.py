@@ -14,7 +14,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,9 +81,9 @@ def chunk_pattern(state: dict[str, Any]) -> str | None:
     """
     if (state.get("model") or {}).get("type") != "BPE":
         return None
-    normalizer = state.get("normalizer")
-    steps = normalizer.get("normalizers", []) if (normalizer or {}).get("type") == "Sequence" else [normalizer]
-    if any(step is not None and step.get("type") != "NFC" for step in steps):
+    normalizer = state.get("normalizer") or {}
+    steps = normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]
+    if any(step and step.get("type") != "NFC" for step in steps):
         return None
     first = state.get("pre_tokenizer") or {}
     parts = first.get("pretokenizers", []) if first.get("type") == "Sequence" else [first]
@@ -162,8 +162,13 @@ class TokenCounter:
             self._find = re.compile(pattern).findall
 
     # ------------------------------------------------------------------ public
-    def count(self, texts: Iterable[str], *, batch: int = 1000) -> tuple[NDArray[np.int64], int, int]:
-        """Counts over the vocabulary (size,), number of texts, and number of characters; streams in bounded memory."""
+    def count(
+        self, texts: Iterable[str], *, batch: int = 1000, spare: Callable[[], bool] | None = None
+    ) -> tuple[NDArray[np.int64], int, int]:
+        """Counts over the vocabulary (size,), number of texts, and number of characters; streams in bounded memory.
+
+        `spare`, asked once at the end, may say that nobody needs the counts: then they are all 0.
+        """
         total = np.zeros(self.size, np.int64)
         documents = characters = 0
         chunks: Counter[str] = Counter()
@@ -187,6 +192,8 @@ class TokenCounter:
             if len(chunks) > _UNIQUE:
                 total += self._count_chunks(chunks)
                 chunks = Counter()
+        if spare is not None and spare():
+            return np.zeros(self.size, np.int64), documents, characters
         if chunks:
             total += self._count_chunks(chunks)
         return total, documents, characters

@@ -5,7 +5,7 @@ Where only one of p, q is positive a token adds exactly half its mass, so in bit
 
     JS(p, q) = 1 − ½ Σ_v [ (p+q) log2(p+q) − p log2 p − q log2 q ]
 
-and only tokens that both domains use count in the sum: `all_pairs` drops the others before its blocked loop.
+and only tokens that both domains use count in the sum: `pair_table` drops the others before its blocked loop.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CorrectedJS",
     "PairTable",
-    "all_pairs",
     "corrected_js",
     "jaccard",
     "js_divergence",
     "js_matrix",
+    "pair_table",
     "ruzicka",
     "synergy",
     "threads",
@@ -208,7 +208,7 @@ def correct(cross: Any, floor: Any) -> Any:
 
 @dataclass(frozen=True)
 class PairTable:
-    """All pairs of rows: JS in bits, Σ min of the distributions, Jaccard; each (n, n) with the diagonal of a row with itself."""
+    """For each row of one table with each row of another: JS in bits, Ruzicka and Jaccard overlap."""
 
     js: NDArray[np.float64]
     ruzicka: NDArray[np.float64]
@@ -225,73 +225,76 @@ def threads() -> int:
     return max(1, min(cores, int(wanted))) if wanted.isdigit() else max(1, cores)
 
 
-def all_pairs(counts: NDArray[Any] | Any) -> PairTable:
-    """JS, Ruzicka and Jaccard for all pairs of count rows, in one blocked pass; error against SciPy ≤ 2e-6.
+def pair_table(first: ArrayLike | Any, second: ArrayLike | Any | None = None) -> PairTable:
+    """JS, Ruzicka and Jaccard of every row of `first` with every row of `second`; error against SciPy ≤ 2e-6.
 
     Parameters
     ----------
-    counts : array or scipy sparse array of shape (n, V)
+    first : array or scipy sparse array of shape (a, V)
         Counts; every row must have a positive sum.
+    second : array or scipy sparse array of shape (b, V), optional
+        Default: `first`, and then only half of the work is done.
+
+    Returns
+    -------
+    PairTable
+        Arrays of shape (a, b). With one table the diagonal is exact: 0 bits, overlap 1.
 
     Notes
     -----
-    O(n² V') with V' the tokens that at least two rows use; O(n V') memory in float32. Sums are cut at fixed columns,
+    O(a b V') with V' the tokens that both tables use; O((a + b) V') memory in float32. Sums are cut at fixed columns,
     so the result does not depend on the number of threads.
     """
     import scipy.sparse as sp
 
     from ._kernels import pair_sums
 
-    sparse = sp.issparse(counts)
-    rows = sp.csc_array(counts).astype(np.float64) if sparse else np.asarray(counts, np.float64)
-    n = rows.shape[0]
-    totals = np.asarray(rows.sum(axis=1)).ravel()
-    if not (totals > 0).all():
-        raise InputError(f"row {int(np.argmin(totals))} has no token; give every domain some text.")
-    if sparse:
-        used = np.diff(rows.indptr)
-        vocabulary = np.bincount(rows.tocoo().row, weights=rows.data > 0, minlength=n)
-    else:
-        used = (rows > 0).sum(axis=0)
-        vocabulary = (rows > 0).sum(axis=1)
-    keep = np.flatnonzero(used > 1)
-    shared = rows[:, keep]
-    dense = shared.toarray() if sparse else shared
-    p = np.ascontiguousarray(dense / totals[:, None], dtype=np.float32)
-    del dense, shared
-    own = np.zeros(n)
-    for i in range(n):
-        own[i] = _xlogx(p[i].astype(np.float64)).sum()
+    tables = [sp.csc_array(first)] if second is None else [sp.csc_array(first), sp.csc_array(second)]
+    totals = [np.asarray(m.sum(axis=1), dtype=np.float64).ravel() for m in tables]
+    for total in totals:
+        if not (total > 0).all():
+            raise InputError(f"row {int(np.argmin(total))} has no token; give every domain some text.")
+    sizes = [np.bincount(m.indices, weights=m.data > 0, minlength=m.shape[0]) for m in tables]
+    used = [np.diff(m.indptr) for m in tables]
+    keep = np.flatnonzero(used[0] > 1 if second is None else (used[0] > 0) & (used[1] > 0))
+    dense = [
+        np.ascontiguousarray(m[:, keep].toarray() / total[:, None], dtype=np.float32)
+        for m, total in zip(tables, totals, strict=True)
+    ]
+    own = [np.array([_xlogx(row.astype(np.float64)).sum() for row in m]) for m in dense]
+    p, q = dense[0], dense[-1]
     slabs = [(left, min(left + _SLAB, len(keep))) for left in range(0, len(keep), _SLAB)]
 
     def work(slab: tuple[int, int]) -> NDArray[np.float64]:
-        out = np.zeros((3, n, n))
-        pair_sums(p, p, slab[0], slab[1], _CHUNK, out[0], out[1], out[2])
+        out = np.zeros((3, len(p), len(q)))
+        pair_sums(p, q, second is None, slab[0], slab[1], _CHUNK, out[0], out[1], out[2])
         return out
 
-    total = np.zeros((3, n, n))
+    summed = np.zeros((3, len(p), len(q)))
     with ThreadPoolExecutor(threads()) as pool:
         for part in pool.map(work, slabs):
-            total += part
-    entropy, least, both = total + total.transpose(0, 2, 1)
-    js = np.clip(1.0 - 0.5 * (entropy - own[:, None] - own[None, :]), 0.0, 1.0)
+            summed += part
+    if second is None:
+        summed = summed + summed.transpose(0, 2, 1)
+    entropy, least, both = summed[0], summed[1], summed[2]
+    js: NDArray[np.float64] = np.clip(1.0 - 0.5 * (entropy - own[0][:, None] - own[-1][None, :]), 0.0, 1.0)
     overlap = least / (2.0 - least)
-    share = both / (vocabulary[:, None] + vocabulary[None, :] - both)
-    np.fill_diagonal(js, 0.0)
-    np.fill_diagonal(overlap, 1.0)
-    np.fill_diagonal(share, 1.0)
+    share = both / (sizes[0][:, None] + sizes[-1][None, :] - both)
+    if second is None:
+        np.fill_diagonal(js, 0.0)
+        np.fill_diagonal(overlap, 1.0)
+        np.fill_diagonal(share, 1.0)
     return PairTable(js, overlap, share)
 
 
-def js_matrix(counts: ArrayLike) -> NDArray[np.float64]:
-    """Plug-in Jensen–Shannon divergences (bits) of all pairs of count rows, (k, V) → (k, k)."""
+def js_matrix(counts: ArrayLike | Any) -> NDArray[np.float64]:
+    """Plug-in Jensen–Shannon divergences (bits) of all pairs of count rows, (k, V) → (k, k); dense or sparse."""
     import scipy.sparse as sp
 
-    if sp.issparse(counts):
-        return all_pairs(counts).js
-    rows = np.asarray(counts, np.float64)
-    if rows.ndim != 2 or rows.size == 0:
-        raise InputError(f"counts: shape {rows.shape} is not (k, V); pass one row of counts per domain.")
-    if not np.isfinite(rows).all() or (rows < 0).any():
+    table: Any = counts if sp.issparse(counts) else np.asarray(counts, np.float64)
+    if table.ndim != 2 or 0 in table.shape:
+        raise InputError(f"counts: shape {table.shape} is not (k, V); pass one row of counts per domain.")
+    cells = np.asarray(table.data if sp.issparse(table) else table)
+    if not np.isfinite(cells).all() or (cells < 0).any():
         raise InputError("counts must be finite and at least 0; check the rows.")
-    return all_pairs(rows).js
+    return pair_table(table).js

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ __all__ = ["Embedding", "embed", "embedder_fingerprint"]
 
 _log = logging.getLogger("kinfold.metrics")
 # Words of scripts with spaces; single characters of those without.
-_TERM = r"(?u)[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]{2,}"
+_SPACELESS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
+_TERM = rf"(?u)[{_SPACELESS}]|[^\W{_SPACELESS}]{{2,}}"
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ def _lsa(texts: Sequence[Sequence[str]], dimensions: int, seed: int) -> list[NDA
         svd = TruncatedSVD(rank, algorithm="randomized", n_iter=4, random_state=derive_seed(seed, "lsa") % 2**32)
         vectors = np.asarray(svd.fit_transform(matrix), np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors / np.where(norms > 0, norms, 1)
-    return [vectors[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    vectors = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
+    return [vectors[a:b] for a, b in pairwise(ends)]
 
 
 def _device(name: str) -> str:
@@ -161,7 +163,7 @@ class _Sentence:
         except Exception as fault:  # missing files, no network, unknown format
             reason = str(fault).strip().splitlines()[0][:160] if str(fault).strip() else type(fault).__name__
             raise ModelError(
-                f"measure.embedder={source!r} could not be loaded ({reason}); give a local path, a reachable id, or lsa."
+                f"measure.embedder={source!r} could not be loaded ({reason}); give a path, a reachable id, or lsa."
             ) from None
         self.settings = settings
         limit = getattr(self.model, "max_seq_length", None) or settings.max_length

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._files import digest
 from .._progress import SILENT, Progress
-from .._seeding import derive_seed
+from .._seeding import derive_seed, generator
 from ..errors import CorpusError, ModelError
 from . import combine, tokens
 from ._gram import GramPass, GramResult
@@ -39,6 +39,7 @@ _EMBEDDED = ("cosine", "cosine_centred", "mmd2", "mmd2_p")
 _NOISY_TOKENS = 10_000
 _FEW_DOCUMENTS = 30
 _EXACT_ROWS = 200_000
+_MEDIAN_POINTS = 2048
 
 
 class _Draft:
@@ -120,7 +121,7 @@ def measure(
         )
         if embedding.reduced:
             draft.warnings.append(
-                f"{embedding.reduced} documents are longer than max_windows windows; evenly spaced windows stand for them."
+                f"{embedding.reduced} documents are longer than max_windows windows; evenly spaced ones stand for them."
             )
     if wanted & set(_EMBEDDED) and embedding is not None:
         _embedding_measures(embedding, names, settings, seed, wanted, draft, progress)
@@ -208,11 +209,11 @@ def _about_sizes(collection: Collection, draft: _Draft) -> None:
             )
         elif n < _FEW_DOCUMENTS:
             draft.warnings.append(
-                f"domain {sample.name!r} has {n} documents; below {_FEW_DOCUMENTS} intervals and corrected values are rough."
+                f"domain {sample.name!r} has {n} documents; below {_FEW_DOCUMENTS} intervals and corrections are rough."
             )
         if sample.long:
             draft.warnings.append(
-                f"domain {sample.name!r} has {sample.long} documents above 65,536 characters, which are cut into segments."
+                f"domain {sample.name!r} has {sample.long} documents above 65,536 characters; these are cut."
             )
     draft.details["sampled_documents"] = [int(sample.rows.shape[0]) for sample in collection.samples]
     draft.details["sample_is_complete"] = [bool(sample.complete) for sample in collection.samples]
@@ -228,8 +229,8 @@ def _token_measures(
         draft.warnings.append(f"domain {name!r} holds less than the token budget; its token measures use what it has.")
     if 2 * budget < _NOISY_TOKENS:
         draft.warnings.append(
-            f"the token budget is {2 * budget} per domain, set by the smallest; below {_NOISY_TOKENS} token measures are "
-            "noisy: set measure.tokens, or leave the smallest domain out."
+            f"the token budget is {2 * budget} per domain, set by the smallest; below {_NOISY_TOKENS} token "
+            "measures are noisy: set measure.tokens, or leave the smallest domain out."
         )
     columns = int(max((pair[0].rows.indices.max() + 1 for pair in halves if pair[0].rows.nnz), default=1))
     replicates = tokens.affordable(settings.bootstrap, len(halves), columns)
@@ -272,22 +273,24 @@ def _embedding_measures(
                 )
     else:
         draft.put("cosine_centred", np.ones((1, 1)))
+    median = median_sq_dist(data, seed=derive_seed(seed, "median"), points=_MEDIAN_POINTS)
+    bandwidths = default_bandwidths(median)
+    draft.details["median_sq_dist"] = median
     if wanted & {"mmd2", "mmd2_p"}:
-        _mmd(data, weights, settings, seed, draft, progress)
+        _mmd(data, bandwidths, weights, settings, seed, draft, progress)
     draft.details["embedded_documents"] = sizes
-    draft.details["sampling_error"] = _sampling_error(data, seed)
+    draft.details["sampling_error"] = _sampling_error(data, bandwidths, seed)
 
 
 def _mmd(
     data: Sequence[NDArray[Any]],
+    bandwidths: Sequence[float],
     weights: Sequence[NDArray[np.float32]] | None,
     settings: MeasureSettings,
     seed: int,
     draft: _Draft,
     progress: Progress,
 ) -> None:
-    median = median_sq_dist(data, seed=derive_seed(seed, "median"))
-    bandwidths = default_bandwidths(median)
     rows = sum(len(x) for x in data)
     use_rff = settings.mmd == "rff" or (settings.mmd == "auto" and rows > _EXACT_ROWS)
     device = settings.device if settings.device not in ("auto",) else _auto_device(rows)
@@ -310,7 +313,6 @@ def _mmd(
     if found.p is not None and found.floor is not None:
         draft.put("mmd2_p", combine.adjust(found.p, settings.correction))
         draft.floors["mmd2"] = np.maximum(found.floor, 0.0)
-    draft.details["median_sq_dist"] = median
     draft.details["mmd"] = "rff" if use_rff else "exact"
 
 
@@ -325,15 +327,14 @@ def _auto_device(rows: int) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _sampling_error(data: Sequence[NDArray[Any]], seed: int) -> list[dict[str, float]]:
+def _sampling_error(data: Sequence[NDArray[Any]], bandwidths: Sequence[float], seed: int) -> list[dict[str, float]]:
     """Standard error of a cell against the number of documents, from two disjoint samples of n each."""
     smallest = min(len(x) for x in data)
     k = len(data)
     if k < 2 or k > 100:
         return []
     out = []
-    rng = np.random.default_rng(derive_seed(seed, "sampling error"))
-    bandwidths = default_bandwidths(median_sq_dist(data, seed=derive_seed(seed, "median")))
+    rng = generator(seed, "sampling error")
     upper = np.triu_indices(k, 1)
     for n in (25, 50, 100, 200, 400):
         if 2 * n > smallest:

@@ -1,7 +1,8 @@
 """Maximum mean discrepancy: exact for one pair, and for all pairs from one blocked pass over the Gram matrix.
 
 k(x, y) = mean over five bandwidths of exp(−‖x−y‖² / (2σ²)), σ² = {¼, ½, 1, 2, 4} · median ‖x−y‖², one median for all
-pairs (a median per pair would measure each pair with another ruler). The unbiased statistic (Gretton et al. 2012, eq. 3)
+pairs (a median per pair would measure each pair with another ruler). The unbiased statistic (Gretton et al. 2012,
+eq. 3)
 
     MMD²_u = Σ_{a≠b} k(x_a, x_b) / (n(n−1)) + Σ_{a≠b} k(y_a, y_b) / (m(m−1)) − 2 Σ_{a,b} k(x_a, y_b) / (nm)
 

@@ -187,7 +187,7 @@ class Relations:
         if missing:
             raise RelationsError(f"{missing[0]!r} is not a measured domain; choose from {', '.join(self.domains)}.")
         index = np.array([self.domains.index(name) for name in names], dtype=np.int64)
-        groups = {
+        groups: dict[str, Any] = {
             group: {name: value[..., index[:, None], index] for name, value in getattr(self, group).items()}
             for group in _GROUPS
         }
@@ -281,7 +281,8 @@ class Relations:
         """
         target = _json_path(Path(path))
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **self._arrays())
+        arrays: dict[str, Any] = self._arrays()
+        np.savez_compressed(buffer, **arrays)
         with atomic_path(target.with_suffix(".npz")) as temporary:
             temporary.write_bytes(buffer.getvalue())
         write_json(target, {**self._facts(), "npz": file_digest(target.with_suffix(".npz"))})
@@ -315,7 +316,7 @@ class Relations:
             if isinstance(fault, RelationsError):
                 raise
             raise RelationsError(f"{store}: damaged ({fault}); measure again.") from None
-        groups: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
+        groups: dict[str, Any] = {group: {} for group in _GROUPS}
         for key, array in arrays.items():
             group, _, name = key.partition(".")
             if group in groups:

@@ -13,6 +13,7 @@ import heapq
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,14 +180,18 @@ def segments(text: str, size: int) -> list[str]:
 
 def count_stream(
     records: Iterable[tuple[str, str | None]],
-    counter: TokenCounter | None,
+    counter: TokenCounter,
     *,
     seed: int,
     max_tokens: int,
     samples: int,
-    advance: Any = None,
+    alone: bool = False,
 ) -> Share:
-    """Stream (text, label) pairs into counts (none without a counter) and a sketch."""
+    """Stream (text, label) pairs into counts and a sketch.
+
+    `alone`: this is the whole domain, not a share of it. Then, where the sketch holds every document, its rows give
+    the counts (in :func:`finish`) and nothing is encoded here.
+    """
     sketch = Sketch(seed, max_tokens * _CHARACTERS_PER_TOKEN, samples)
     tally = {"documents": 0, "characters": 0, "long": 0}
 
@@ -204,16 +209,12 @@ def count_stream(
                         sketch.add(part, label)
             else:
                 sketch.add(text, label)
-            if advance is not None and tally["documents"] % 256 == 0:
-                advance(256)
             yield text
 
-    if counter is None:
-        for _ in flow():
-            pass
-        counts = np.zeros(0, np.int64)
-    else:
-        counts, _, _ = counter.count(flow())
+    def spare() -> bool:
+        return alone and not sketch.dropped and not tally["long"]
+
+    counts, _, _ = counter.count(flow(), spare=spare)
     return Share(counts, tally["documents"], tally["characters"], tally["long"], sketch)
 
 
@@ -233,10 +234,14 @@ def finish(
     if not entries:
         raise CorpusError(f"domain {name!r} has no text in the measured split; add documents or measure another split.")
     pieces = False
+    counts = share.counts
     if len(entries) < _FEW:
         cut = [(part, copies, label) for text, copies, label in entries for part in segments(text, _PIECE)]
         cut = [entry for entry in cut if entry[0].strip()]
         if len(cut) > len(entries):
+            if not counts.any():
+                whole = counter.documents([text for text, _, _ in entries])
+                counts = np.asarray(np.array([copies for _, copies, _ in entries], np.int64) @ whole, np.int64)
             # Alternating pieces of one document would be near copies of each other; the order is by content instead.
             again = Sketch(share.sketch.seed, share.sketch.characters, samples)
             for text, copies, label in cut:
@@ -249,24 +254,26 @@ def finish(
             "add text or leave the domain out."
         )
     rows = counter.documents([text for text, _, _ in entries])
-    copies = np.array([count for _, count, _ in entries], np.int64)
-    rows = sp.csr_array(sp.diags_array(copies, dtype=np.int64) @ rows)
+    times: NDArray[np.int64] = np.array([count for _, count, _ in entries], np.int64)
+    rows = sp.csr_array(sp.diags_array(times, dtype=np.int64) @ rows)
     lengths = np.asarray(rows.sum(axis=1)).ravel()
     if int((lengths > 0).sum()) < 2:
         raise CorpusError(f"domain {name!r} yields no tokens under this tokenizer; check its texts.")
+    if not counts.any():
+        counts = np.asarray(rows.sum(axis=0), np.int64).ravel()
     enough = int(np.searchsorted(np.cumsum(lengths), max_tokens)) + 1
     keep = max(min(enough, len(entries)), min(2, len(entries)))
     shown = entries[:samples]
     return DomainSample(
         name=name,
-        counts=share.counts,
-        tokens=int(share.counts.sum()),
+        counts=counts,
+        tokens=int(counts.sum()),
         documents=share.documents,
         characters=share.characters,
         rows=sp.csr_array(rows[:keep]),
         texts=tuple(_reduce(text, window) for text, _, _ in shown),
         labels=tuple(label for _, _, label in shown),
-        copies=copies[:keep],
+        copies=times[:keep],
         complete=not share.sketch.dropped and keep == len(entries),
         pieces=pieces,
         long=share.long,
@@ -314,7 +321,7 @@ def _blob(name: str, parts: Sequence[bytes]) -> dict[str, NDArray[Any]]:
 def _unblob(name: str, data: Any) -> list[str]:
     raw = data[f"{name}_bytes"].tobytes()
     ends = [0, *data[f"{name}_ends"].tolist()]
-    return [raw[a:b].decode("utf-8") for a, b in zip(ends, ends[1:], strict=False)]
+    return [raw[a:b].decode("utf-8") for a, b in pairwise(ends)]
 
 
 def unpack(name: str, data: Any) -> DomainSample:

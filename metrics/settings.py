@@ -55,7 +55,7 @@ class MeasureSettings:
     permutations: int = _setting(500, "permutations behind each MMD p-value; 0 for none")
     correction: Literal["bh", "holm", "none"] = _setting("bh", "correction of the p-values over all pairs")
     discrepancy: Mapping[str, float] = _setting(
-        {"js": 0.5, "mmd2": 0.5}, "parts of the composite discrepancy and their weights"
+        {"js": 0.5, "cosine_centred": 0.5}, "parts of the composite discrepancy and their weights"
     )
     affinity_documents: int = _setting(500, "documents per domain for labelled and gradient affinity")
     gradient_sketch: int = _setting(8192, "numbers kept per LoRA gradient (random projection)")
@@ -65,6 +65,7 @@ class MeasureSettings:
     probe_domains: int = _setting(12, "most domains trained by the validation probe")
     probe_documents: int = _setting(300, "training documents per domain of the validation probe")
     probe_steps: int = _setting(60, "training steps per domain of the validation probe")
+    probe_seeds: int = _setting(1, "seeds of the validation probe; 2 or more also tell its reliability")
     num_proc: int = _setting(1, "processes that count tokens")
 
     def __post_init__(self) -> None:
@@ -90,6 +91,7 @@ class MeasureSettings:
             "rff_features",
             "num_proc",
             "probe_steps",
+            "probe_seeds",
         ):
             _at_least(name, getattr(self, name), 1, "raise it")
         _at_least("max_length", self.max_length, 8, "raise it")

@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,7 +52,8 @@ def cached_embedding(
             _log.warning("%s: damaged cache entry (%s); embedding again", file, fault)
     made = embed(texts, names, settings, seed=seed, progress=progress)
     buffer = io.BytesIO()
-    np.savez(buffer, reduced=np.array(made.reduced), **{f"v{i}": v for i, v in enumerate(made.vectors)})
+    arrays: dict[str, Any] = {f"v{i}": v for i, v in enumerate(made.vectors)}
+    np.savez(buffer, reduced=np.array(made.reduced), **arrays)
     try:
         with atomic_path(file) as temporary:
             temporary.write_bytes(buffer.getvalue())

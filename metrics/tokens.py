@@ -13,7 +13,6 @@ cross and floor alike; draws are recentred on the estimate before they are used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from .._progress import SILENT, Progress
 from .._seeding import generator
-from .divergence import _CHUNK, _SLAB, PairTable, _xlogx, correct, threads
+from .divergence import correct, pair_table
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from .sampling import DomainSample
 
-__all__ = ["Half", "TokenTable", "cross_pairs", "halves_of", "self_noise", "token_table"]
+__all__ = ["Half", "TokenTable", "affordable", "halves_of", "self_noise", "token_table"]
 
 _RESPLITS = 8
 # One pair and column of the blocked loop, in seconds: decides how many replicates a large k can afford.
@@ -118,43 +117,12 @@ def halves_of(
     return out, budget, short
 
 
-def cross_pairs(first: NDArray[np.float64] | Any, second: NDArray[np.float64] | Any) -> PairTable:
-    """JS (bits), Ruzicka and Jaccard of every row of `first` with every row of `second`, dense or sparse (k, V)."""
-    import scipy.sparse as sp
-
-    from ._kernels import pair_sums
-
-    a, b = sp.csc_array(first), sp.csc_array(second)
-    totals = [np.asarray(m.sum(axis=1), dtype=np.float64).ravel() for m in (a, b)]
-    sizes = [np.bincount(m.tocoo().row, weights=m.data > 0, minlength=m.shape[0]) for m in (a, b)]
-    keep = np.flatnonzero((np.diff(a.indptr) > 0) & (np.diff(b.indptr) > 0))
-    p, q = (
-        np.ascontiguousarray(m[:, keep].toarray() / total[:, None], dtype=np.float32)
-        for m, total in zip((a, b), totals, strict=True)
-    )
-    own = [np.array([_xlogx(row.astype(np.float64)).sum() for row in m]) for m in (p, q)]
-    slabs = [(left, min(left + _SLAB, len(keep))) for left in range(0, len(keep), _SLAB)]
-
-    def work(slab: tuple[int, int]) -> NDArray[np.float64]:
-        out = np.zeros((3, len(p), len(q)))
-        pair_sums(p, q, slab[0], slab[1], _CHUNK, out[0], out[1], out[2])
-        return out
-
-    total = np.zeros((3, len(p), len(q)))
-    with ThreadPoolExecutor(threads()) as pool:
-        for part in pool.map(work, slabs):
-            total += part
-    entropy, least, both = total
-    js = np.clip(1.0 - 0.5 * (entropy - own[0][:, None] - own[1][None, :]), 0.0, 1.0)
-    return PairTable(js, least / (2.0 - least), both / (sizes[0][:, None] + sizes[1][None, :] - both))
-
-
 def _symmetric(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return (table + table.T) / 2
 
 
 def _measures(first: Any, second: Any) -> dict[str, NDArray[np.float64]]:
-    table = cross_pairs(first, second)
+    table = pair_table(first, second)
     own = np.diagonal(table.js)
     plugin = _symmetric(table.js)
     js = np.asarray(correct(plugin, (own[:, None] + own[None, :]) / 2))
@@ -195,7 +163,7 @@ def self_noise(halves: tuple[Half, Half], seed: int, name: str) -> float:
         quarters = counts[split * 4 : split * 4 + 4]
         if (np.asarray(quarters.sum(axis=1)).ravel() == 0).any():
             continue
-        js = cross_pairs(quarters, quarters).js
+        js = pair_table(quarters).js
         cross = (js[0, 1] + js[0, 3] + js[2, 1] + js[2, 3]) / 4
         values.append(correct(cross, (js[0, 2] + js[1, 3]) / 2))
     return float(np.sqrt(np.mean(np.square(values)))) if values else 1.0
