@@ -112,6 +112,15 @@ class Corpora:
         """The fingerprint of each domain (see :attr:`Domain.fingerprint`)."""
         return {domain.name: domain.fingerprint for domain in self.domains}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :meth:`from_dict` makes the same corpora of, for example in another process."""
+        return {"domains": [domain.to_dict() for domain in self.domains], "ignored": list(self.ignored)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Corpora:
+        """The inverse of :meth:`to_dict`; nothing is opened."""
+        return cls(tuple(Domain.from_dict(domain) for domain in values["domains"]), tuple(values["ignored"]))
+
     def __getitem__(self, name: str) -> Domain:
         try:
             return self._index[name]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import heapq
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,20 @@ class Domain:
     def paths(self) -> tuple[Path, ...]:
         """The files and folders that are read."""
         return tuple(source.path for source in self.sources)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :meth:`from_dict` makes the same domain of, for example in another process."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
+        values["sources"] = [[str(source.path.absolute()), source.split] for source in self.sources]
+        values["fields"] = self.fields.to_dict()
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Domain:
+        """The inverse of :meth:`to_dict`; nothing is opened."""
+        sources = tuple(Source(Path(path), split) for path, split in values["sources"])
+        names = Fields.of(values["fields"], str(values["name"]))
+        return cls(**{**values, "sources": sources, "fields": names})
 
     def records(self, split: str | None = None, *, limit: int | None = None) -> Iterator[Record]:
         """Stream the records, in the order of the files; every call begins anew.

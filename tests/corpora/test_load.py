@@ -247,6 +247,17 @@ def test_a_manifest(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {record.kind for record in corpora["short"].records()} == {"labelled"}
 
 
+def test_corpora_travel_as_plain_values(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(manifest.parent)
+    corpora = load_corpora("corpora.yaml")
+    again = json.loads(json.dumps(corpora.to_dict()))
+    monkeypatch.chdir("/")
+    other = Corpora.from_dict(again)
+    assert other.fingerprints == load_corpora(manifest).fingerprints
+    assert [domain.weight for domain in other] == [domain.weight for domain in corpora]
+    assert list(other["held"].texts("test")) == list(load_corpora(manifest)["held"].texts("test"))
+
+
 def test_a_mapping_says_the_same(manifest: Path) -> None:
     root = manifest.parent
     given = {
