@@ -148,6 +148,7 @@ def faults_of(errors: Sequence[Mapping[str, Any]], data: Any, root: type) -> lis
 def real_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
     """`loc` without the labels that pydantic inserts for the members of a union."""
     path: list[str | int] = []
+    part: Any
     for part in loc:
         if (isinstance(data, Mapping) and part in data) or (
             isinstance(data, list) and isinstance(part, int) and part < len(data)

@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._files import write_text
 from .._progress import SILENT, Progress
 from ..errors import ConfigError, InputTypeError, RelationsError, RunError
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from ..corpora import Corpora
     from ..metrics import MeasureSettings, Relations
     from ..partition import Plan, PlanSettings
-    from ..stages import Run, TrainSettings
+    from ..stages import DryRun, Run, TrainSettings
+    from .compare import CompareSettings, Comparison
     from .config import KinfoldConfig
 
 __all__ = ["compare", "evaluate", "find_relations", "load_corpora", "measure", "plan", "report", "train"]
@@ -97,6 +99,7 @@ def measure(
     **overrides
         Single fields of the settings, such as `bootstrap=200`.
     """
+    from ..corpora import require_domains
     from ..metrics import MeasureSettings
     from ..metrics import measure as run
     from .config import needs_model
@@ -105,8 +108,10 @@ def measure(
     if model is not None and {**given, **overrides}.get("model") is None and needs_model({**given, **overrides}):
         overrides["model"] = os.fspath(model)
     resolved = _settings(MeasureSettings, settings, overrides, "measure")
+    opened = _corpora(corpora)
+    require_domains(opened)
     relations = run(
-        _corpora(corpora),
+        opened,
         tokenizer=os.fspath(tokenizer) if tokenizer is not None else os.fspath(model) if model is not None else None,
         settings=resolved,
         seed=seed,
@@ -174,7 +179,7 @@ def train(
     allow_changed: bool = False,
     progress: Progress = SILENT,
     **overrides: Any,
-) -> Run:
+) -> Run | DryRun:
     """Train a plan stage by stage and evaluate it before and after.
 
     Parameters
@@ -210,25 +215,35 @@ def train(
     from ..partition import Plan
     from ..stages import TrainSettings
     from ..stages import train as run
+    from .config import absolute, dump_yaml
 
     if relations is None and not isinstance(plan, Plan):
         relations = find_relations(plan)
     made = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
     known = None if relations is None else _relations(relations)
-    result = run(
-        made,
-        _corpora(corpora),
-        model=os.fspath(model),
-        out=Path(out),
-        settings=_settings(TrainSettings, settings, overrides, "train"),
-        seed=seed,
-        resume=resume,
-        dry_run=dry_run,
-        progress=progress,
-        allow_changed=allow_changed,
-    )
-    if known is not None and not dry_run:
-        known.save(result.path)
+    out = Path(out)
+    ours = not (out / "run.json").exists()
+    try:
+        result = run(
+            made,
+            _corpora(corpora),
+            model=os.fspath(model),
+            out=out,
+            settings=_settings(TrainSettings, settings, overrides, "train"),
+            seed=seed,
+            resume=resume,
+            dry_run=dry_run,
+            progress=progress,
+            allow_changed=allow_changed,
+        )
+        ours = True
+    finally:
+        # Also when training was interrupted: the run can then be looked at and resumed with all that belongs to it.
+        if ours and not dry_run and (out / "run.json").exists():
+            if known is not None:
+                known.save(out)
+            if config is not None:
+                write_text(out / "config.yaml", dump_yaml(absolute(config)))
     return result
 
 
@@ -261,11 +276,54 @@ def evaluate(
     return result
 
 
-def compare(*args: Any, **options: Any) -> Any:
-    """Train a plan beside its rivals at equal tokens, over several seeds; see :func:`kinfold.app.compare.compare`."""
+def compare(
+    corpora: Corpora | PathLike | Mapping[str, Any],
+    *,
+    model: PathLike,
+    out: PathLike,
+    relations: Relations | PathLike | None = None,
+    plan: Plan | PathLike | None = None,
+    settings: CompareSettings | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Comparison:
+    """Train a plan beside its rivals at equal tokens over several seeds, and say whether it was worth it.
+
+    Parameters
+    ----------
+    corpora
+        What :func:`load_corpora` returns or takes.
+    model
+        Base model: a local folder or a hub id.
+    out
+        Folder for the results. Running again in the same folder goes on: what is there is not trained again.
+    relations, plan
+        Made where None.
+    settings
+        A :class:`~kinfold.app.compare.CompareSettings` or a mapping of some of its fields.
+    seed, progress
+        Seed of relations, plan and intervals; where to report.
+    **options
+        Handed on: `train`, `plan_settings` and `measure_settings`, the settings of the other rooms; single fields of
+        the settings such as `methods=("joint", "random")`.
+    """
+    from ..partition import Plan
+    from .compare import CompareSettings
     from .compare import compare as run
 
-    return run(*args, **options)
+    rooms = {name: options.pop(name) for name in ("train", "plan_settings", "measure_settings") if name in options}
+    return run(
+        _corpora(corpora),
+        model=os.fspath(model),
+        out=Path(out),
+        relations=None if relations is None else _relations(relations),
+        plan=plan if plan is None or isinstance(plan, Plan) else Plan.load(Path(plan)),
+        settings=_settings(CompareSettings, settings, options, "compare"),
+        seed=seed,
+        progress=progress,
+        **rooms,
+    )
 
 
 def report(

@@ -1,7 +1,7 @@
 """The command line. Thin: parse, call, print.
 
 Commands live beside this file, by subject: `cli_data` (init, validate, measure), `cli_plan` (plan), `cli_train` (train,
-evaluate, export, compare) and `cli_look` (report, demo).
+evaluate, export), `cli_compare` and `cli_look` (report, demo).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import cli_data, cli_look, cli_plan, cli_train
+from . import cli_compare, cli_data, cli_look, cli_plan, cli_train
 from .session import say_error, write_json_line
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ cli_look.register_demo(app)
 cli_data.register(app)
 cli_plan.register(app)
 cli_train.register(app)
+cli_compare.register(app)
 cli_look.register(app)
 
 

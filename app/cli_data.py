@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ConfigError, CorpusError, InputError
-from .cli_options import Common, command, setting
+from .cli_options import Common, command, setting, words
+from .config import Flag, KinfoldConfig
 from .session import check_target
+
+if TYPE_CHECKING:
+    from ..corpora import Corpora
 
 __all__ = ["corpora_of", "register"]
 
@@ -123,14 +127,13 @@ def register(app: typer.Typer) -> None:
           $ kinfold measure -c kinfold.yaml --set measure.bootstrap=500
         """
         from . import api
-        from .cli_options import Flag
         from .report.terminal import heatmap, relations_table
 
         check_target(out, folder=True)
         values = {
             "corpora": corpora, "model": model, "tokenizer": tokenizer, "embedder": embedder, "tokens": tokens,
             "samples": samples, "draws": draws, "permutations": permutations, "strict": strict, "limit": limit,
-            "measures": [name.strip() for name in measures.split(",") if name.strip()] if measures else None,
+            "measures": words(measures),
         }  # fmt: skip
         extra = [Flag(("measure", "validate"), "probe", "--validate")] if probe else []
         config = common.resolve(values, extra).config
@@ -170,7 +173,7 @@ def register(app: typer.Typer) -> None:
         )
 
 
-def corpora_of(config: object) -> object:
+def corpora_of(config: KinfoldConfig) -> Corpora:
     """Open the corpora that the configuration names.
 
     Raises
@@ -179,11 +182,10 @@ def corpora_of(config: object) -> object:
         When it names none.
     """
     from ..corpora import load_corpora
-    from .config import KinfoldConfig
 
-    if not isinstance(config, KinfoldConfig) or config.corpora.source is None:
-        raise ConfigError("no corpora named; give their folder or manifest, or set corpora.path in the configuration.")
     section = config.corpora
+    if section.source is None:
+        raise ConfigError("no corpora named; give their folder or manifest, or set corpora.path in the configuration.")
     return load_corpora(
         section.source, strict=section.strict, limit=section.limit, validation=section.validation, test=section.test
     )

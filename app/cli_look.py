@@ -40,10 +40,10 @@ def register_demo(app: typer.Typer) -> None:
           $ kinfold demo
           $ kinfold demo --small -o /tmp/look --seed 1
         """
-        from .demo import DemoSettings, run_demo
-
         check_target(out, folder=True)
         config = common.resolve({}).config
+        from .demo import DemoSettings, run_demo
+
         result = run_demo(
             out,
             seed=config.seed,

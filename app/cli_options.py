@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from .config import Flag, field_info
+from .config import Flag, Resolved, field_info, resolve
 from .session import Failure, Session, running, terminated_as_interrupt
 
-__all__ = ["FLAGS", "Common", "command", "flags", "groups", "pairs", "setting", "stage_range"]
+__all__ = ["FLAGS", "Common", "command", "flags", "groups", "numbers", "pairs", "setting", "stage_range", "words"]
 
 FLAGS: dict[str, tuple[str, str]] = {
     # parameter name: (path in the configuration, flag)
@@ -64,6 +64,14 @@ FLAGS: dict[str, tuple[str, str]] = {
     "precision": ("train.precision", "--precision"),
     "device": ("train.device", "--device"),
     "checkpoint_every": ("train.checkpoint_every", "--checkpoint-every"),
+    "methods": ("compare.methods", "--methods"),
+    "seeds": ("compare.seeds", "--seeds"),
+    "rounds": ("compare.draws", "--draws"),
+    "ablate": ("compare.ablate", "--ablate"),
+    "equal": ("compare.equal", "--equal"),
+    "serving": ("compare.serving", "--serving"),
+    "jobs": ("compare.jobs", "--jobs"),
+    "keep_runs": ("compare.keep_runs", "--keep-runs"),
     "split": ("train.evaluate_split", "--split"),
     "eval_documents": ("train.eval_documents", "--eval-documents"),
 }
@@ -148,6 +156,29 @@ def groups(items: Sequence[str] | None, flag: str) -> list[list[str]] | None:
     return result or None
 
 
+def words(text: str | None) -> list[str] | None:
+    """`a,b` as a list of words.
+
+    >>> words("a, b,"), words(None)
+    (['a', 'b'], None)
+    """
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str | None, flag: str) -> list[int] | None:
+    """`0,1,2` as whole numbers.
+
+    Raises
+    ------
+    ConfigError
+        When a part is no whole number.
+    """
+    try:
+        return None if text is None else [int(part) for part in words(text) or ()]
+    except ValueError:
+        raise ConfigError(f"{flag} {text}: must be whole numbers with commas, for example {flag} 0,1,2.") from None
+
+
 def stage_range(text: str | None) -> int | list[int] | None:
     """`3` exactly, `2:5` a range.
 
@@ -172,10 +203,8 @@ class Common:
         self.session, self.config, self.sets, self.seed = session, config, list(sets), seed
         self.progress = session.progress
 
-    def resolve(self, values: Mapping[str, Any], extra: Sequence[Flag] = ()) -> Any:
+    def resolve(self, values: Mapping[str, Any], extra: Sequence[Flag] = ()) -> Resolved:
         """The configuration from defaults < --config < the command's flags < --set."""
-        from .config import resolve
-
         return resolve(self.config, [*flags({"seed": self.seed, **values}), *extra], self.sets)
 
 
@@ -258,7 +287,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {item.name: item.annotation for item in parameters}
-        del run.__wrapped__  # type: ignore[attr-defined]  # typer would look through it
+        del run.__wrapped__  # Typer would look through it
         app.command(name, help=plain_help(inspect.cleandoc(body.__doc__ or "")))(run)
         return run
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import RelationsError
-from .cli_options import Common, Flag, command, groups, pairs, setting, stage_range
+from .cli_options import Common, command, groups, pairs, setting, stage_range
+from .config import Flag
 from .session import check_target
 
 __all__ = ["register"]
@@ -88,14 +89,26 @@ def register(app: typer.Typer) -> None:
             "time_limit": time_limit, "workers": workers,
         }  # fmt: skip
         extra = [Flag(("plan", "compare"), True, "--compare-solvers")] if compare_solvers else []
-        config = common.resolve(values, extra).config
+        resolved = common.resolve(values, extra)
+        config = resolved.config
         source = _source(relations)
+        added: tuple[str, ...] = ()
         if extend is not None:
             from ..metrics import Relations
             from ..partition import Plan, extend_plan
 
-            made = extend_plan(Plan.load(extend), Relations.load(source), settings=config.plan, seed=config.seed)
+            # Without settings of its own, an extension keeps those of the plan it extends.
+            settings = config.plan if "plan" in resolved.given else None
+            extension = extend_plan(
+                Plan.load(extend),
+                Relations.load(source),
+                settings=settings,
+                seed=config.seed,
+                progress=common.progress,
+            )
+            made, added = extension.plan, extension.added
             made.save(out)
+            common.session.show(*extension.lines(), "")
         else:
             made = api.plan(source, settings=config.plan, out=out, seed=config.seed, progress=common.progress)
         if figures is not None:
@@ -106,7 +119,7 @@ def register(app: typer.Typer) -> None:
         if common.session.for_people:
             _show(common, made, compare_solvers, explain)
             common.session.show(f"Wrote {out}. Next: kinfold train {out} --corpora CORPORA --model MODEL -o run")
-        common.session.answer({"plan": str(out), "certificate": made.certificate, **_summary(made)})
+        common.session.answer({"plan": str(out), "certificate": made.certificate, "added": added, **_summary(made)})
 
 
 def _source(relations: Path | None) -> Path:
@@ -120,10 +133,8 @@ def _source(relations: Path | None) -> Path:
 def _summary(plan: Any) -> dict[str, Any]:
     from .config import plain
 
-    keep = ("stages", "domains", "objective", "bound", "gap", "status", "budget", "solvers", "confidence", "order")
-    keep += ("explain", "warnings", "seconds", "seed")
-    values = plain(plan.to_dict())
-    return {name: values[name] for name in keep}
+    matrices = ("gain", "discrepancy", "synergy")
+    return {name: value for name, value in plain(plan.to_dict()).items() if name not in matrices}
 
 
 def _show(common: Common, plan: Any, solvers: bool, explain: bool) -> None:
@@ -145,6 +156,5 @@ def _diff(common: Common, paths: tuple[Path, Path]) -> None:
 
     first, second = (Plan.load(path) for path in paths)
     difference = diff_plans(first, second)
-    common.session.show(str(difference))
-    to_dict = getattr(difference, "to_dict", None)
-    common.session.answer(plain(to_dict() if to_dict is not None else difference))
+    common.session.show(*difference.lines())
+    common.session.answer({"same": difference.same, **plain(difference)})

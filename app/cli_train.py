@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +82,9 @@ def register(app: typer.Typer) -> None:
             )
         opened = corpora_of(config)
         if not dry_run:
-            common.session.resume = lambda: _resume_line(out)
+            common.session.resume = lambda: common.session.same_command(
+                *(["--resume"] if (out / "run.json").exists() else [])
+            )
         result = api.train(
             path,
             opened,
@@ -170,14 +170,6 @@ def _plan(path: Path | None) -> Path:
     if Path("plan.json").exists():
         return Path("plan.json")
     raise PlanError("no plan named and no plan.json here; give the file that kinfold plan wrote.")
-
-
-def _resume_line(out: Path) -> str:
-    """The command line that goes on: the one that was typed, with --resume."""
-    if not (out / "run.json").exists():
-        return shlex.join(["kinfold", *sys.argv[1:]])
-    words = ["kinfold", *sys.argv[1:]]
-    return shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 
 def _corpora_of_run(run: Any) -> Any:

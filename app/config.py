@@ -24,12 +24,14 @@ from ..partition.settings import PlanSettings
 from ..stages.settings import TrainSettings
 from ._faults import Fault, all_paths, dotted, faults_of, hints, members, raise_faults, real_path, type_at
 from ._yaml import Document, KeyPath, parse_yaml, read_yaml
+from .compare.settings import CompareSettings
 
 __all__ = [
     "CorporaSection",
     "Flag",
     "KinfoldConfig",
     "Resolved",
+    "absolute",
     "dump_yaml",
     "field_info",
     "needs_model",
@@ -86,6 +88,9 @@ class KinfoldConfig:
     measure: MeasureSettings = field(default_factory=MeasureSettings, metadata={"help": "how domains are compared"})
     plan: PlanSettings = field(default_factory=PlanSettings, metadata={"help": "which domains share a stage"})
     train: TrainSettings = field(default_factory=TrainSettings, metadata={"help": "how stages are trained"})
+    compare: CompareSettings = field(
+        default_factory=CompareSettings, metadata={"help": "what is trained beside the plan, how often"}
+    )
 
     def __post_init__(self) -> None:
         if self.seed < 0 or self.seed >= 2**63:
@@ -173,6 +178,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def absolute(config: KinfoldConfig) -> dict[str, Any]:
+    """The configuration as plain values whose local paths hold from anywhere; for a file that is put elsewhere."""
+    values: dict[str, Any] = plain(config)
+    corpora = values["corpora"]
+    if corpora["path"] is not None:
+        corpora["path"] = str(Path(corpora["path"]).expanduser().absolute())
+    for name, entry in corpora["domains"].items():
+        if isinstance(entry, str):
+            corpora["domains"][name] = str(Path(entry).expanduser().absolute())
+        elif isinstance(entry, dict) and isinstance(entry.get("path"), str):
+            entry["path"] = str(Path(entry["path"]).expanduser().absolute())
+    for holder, key in ((values, "model"), (values, "tokenizer"), (values["measure"], "model")):
+        if isinstance(holder[key], str) and Path(holder[key]).exists():
+            holder[key] = str(Path(holder[key]).absolute())
+    return values
 
 
 def dump_yaml(value: Any) -> str:

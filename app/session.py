@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -91,6 +92,12 @@ class Session:
         self.resume: Callable[[], str] | None = None
         """Set by commands that can go on after an interruption: the command line that does."""
         self._answer: Mapping[str, Any] | None = None
+
+    @staticmethod
+    def same_command(*extra: str) -> str:
+        """The command line as it was typed, with `extra` words that it lacks; safe to paste into a shell."""
+        typed = sys.argv[1:]
+        return shlex.join(["kinfold", *typed, *(word for word in extra if word not in typed)])
 
     @property
     def for_people(self) -> bool:

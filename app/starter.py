@@ -41,8 +41,7 @@ def _write(lines: list[str], path: tuple[str, ...], value: Any, given: Any, exam
     info = field_info(path)
     help_lines = textwrap.wrap(str(info.metadata.get("help", "")), 100 - len(indent))
     lines.extend(f"{indent}# {line}" for line in help_lines)
-    section = isinstance(info.default_factory, type) and dataclasses.is_dataclass(info.default_factory)
-    if section and isinstance(value, Mapping):
+    if _is_section(info):
         lines.append(f"{indent}{path[-1]}:")
         for key, item in value.items():
             _write(lines, (*path, key), item, (given or {}).get(key), (example or {}).get(key))
@@ -52,6 +51,11 @@ def _write(lines: list[str], path: tuple[str, ...], value: Any, given: Any, exam
         lines.append(f"{indent}#{_pair(path[-1], value if example is None else example)}")
     if len(path) == 1:
         lines.append("")
+
+
+def _is_section(info: dataclasses.Field[Any]) -> bool:
+    factory: Any = info.default_factory
+    return isinstance(factory, type) and dataclasses.is_dataclass(factory)
 
 
 def _pair(key: str, value: Any) -> str:

@@ -82,7 +82,7 @@ def explain_table(plan: Any) -> Any:
     for stage in plan.stages:
         for name in stage:
             why = plan.explain.get(name, {})
-            other = why.get("best_other")
+            other = "alone" if why.get("best_other") is None else _stage(why["best_other"])
             gain = _number(why.get("best_other_gain"))
             binding = why.get("binding")
             reason = ", ".join(map(str, binding)) if isinstance(binding, (list, tuple)) else str(binding or "")
@@ -90,7 +90,7 @@ def explain_table(plan: Any) -> Any:
                 Text(clean(name)),
                 _stage(why.get("stage")),
                 _number(why.get("gain")),
-                "-" if other is None else f"{_stage(other)}: {gain}",
+                f"{other}: {gain}" if why else "-",
                 _number(why.get("margin")),
                 Text(clean(reason)),
             )
