@@ -15,7 +15,7 @@ Use, once a step: ``loss = weighting.combine(parts)``, backward, optimiser step,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -253,14 +253,22 @@ class FAMO(Weighting):
     lr, decay
         β and γ; the original's defaults.
     floor
-        m, the least value a part can take (0 for cross-entropy and KL). A part that is not above it by 1e-8 counts as
-        1e-8.
+        m, the least value a part can take (0 for cross-entropy and KL).
+    signed
+        Parts that may be zero or negative, as an unbiased MMD² may: a logarithm means nothing there, so they keep the
+        user's weight beside the others' factors, which sum to 1. A part that happens to reach the floor is treated so
+        for that step.
     """
 
     name = "famo"
 
     def __init__(
-        self, weights: Mapping[str, float], lr: float = 0.025, decay: float = 1e-3, floor: float = 0.0
+        self,
+        weights: Mapping[str, float],
+        lr: float = 0.025,
+        decay: float = 1e-3,
+        floor: float = 0.0,
+        signed: Collection[str] = ("align",),
     ) -> None:
         super().__init__(weights)
         if not lr > 0 or not decay >= 0:
@@ -270,13 +278,13 @@ class FAMO(Weighting):
         self.lr = lr
         self.decay = decay
         self.floor = floor
-        self._names = [name for name, weight in weights.items() if weight > 0]
+        self._names = [name for name, weight in weights.items() if weight > 0 and name not in signed]
         self._xi = dict.fromkeys(self._names, 0.0)
         self._before: dict[str, float] | None = None
         self._coefficients = {name: self._weight(name) for name in self._names}
 
     def _z(self) -> dict[str, float]:
-        top = max(self._xi.values())
+        top = max(self._xi.values(), default=0.0)
         powers = {name: math.exp(value - top) for name, value in self._xi.items()}
         total = sum(powers.values())
         return {name: power / total for name, power in powers.items()}
@@ -284,22 +292,24 @@ class FAMO(Weighting):
     @property
     def weights(self) -> dict[str, float]:
         """The factor in front of each part's gradient at the last combine."""
-        return dict(self._coefficients)
+        return {**self.base, **self._coefficients}
 
-    def _above(self, value: float) -> float:
-        return max(value - self.floor, 0.0) + 1e-8
+    def _above(self, value: float) -> float | None:
+        """L − m, or None where its logarithm means nothing."""
+        rest = value - self.floor
+        return rest if math.isfinite(rest) and rest > 1e-8 else None
 
     def combine(self, parts: Mapping[str, Tensor], share: float = 1.0) -> Tensor:
         """Σ z_i log(L_i − m) / c as a linear form: the same gradient, Σ (z_i / (L_i − m) / c) ∇L_i, from numbers."""
         if not parts:
             return super().combine(parts, share)
         z = self._z()
-        known = {name: float(value.detach()) for name, value in parts.items() if name in z}
-        above = {name: self._above(value) for name, value in known.items()}
-        raw = {name: self._weight(name) * z[name] / above[name] for name in known}
+        above = {n: self._above(float(value.detach())) for n, value in parts.items() if n in z}
+        raw = {n: self._weight(n) * z[n] / rest for n, rest in above.items() if rest is not None}
         c = sum(raw.values())
-        self._coefficients = {**self._coefficients, **{name: value / c for name, value in raw.items()}}
-        self._before = known
+        usual = {name: self._weight(name) for name in above}
+        self._coefficients = {**self._coefficients, **usual, **{name: value / c for name, value in raw.items()}}
+        self._before = {name: rest for name, rest in above.items() if rest is not None}
         terms = [value * self._coefficients.get(name, self._weight(name)) for name, value in parts.items()]
         return torch.stack(terms).sum()
 
@@ -308,9 +318,9 @@ class FAMO(Weighting):
         if self._before is None:
             return
         z = self._z()
-        common = [name for name in self._names if name in self._before and name in values]
-        delta = {n: math.log(self._above(self._before[n])) - math.log(self._above(float(values[n]))) for n in common}
-        mean = sum(z[name] * delta[name] for name in common)
+        now = {n: self._above(float(values[n])) for n in self._before if n in values}
+        delta = {n: math.log(self._before[n] / rest) for n, rest in now.items() if rest is not None}
+        mean = sum(z[name] * fall for name, fall in delta.items())
         for name in self._names:
             progress = z[name] * (delta[name] - mean) if name in delta else 0.0
             self._xi[name] -= self.lr * (progress + self.decay * self._xi[name])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["CrossEntropyRows", "KLRows", "run"]
 
-_SCRATCH = {"cpu": 64 << 20}
+_SCRATCH = {"cpu": 96 << 20}
 _SCRATCH_OTHER = 512 << 20
 
 
@@ -52,8 +52,7 @@ class CrossEntropyRows:
         label = self.labels[start:stop, None]
         top = logits.amax(1, keepdim=True)
         at_label = logits.gather(1, label)
-        logits.sub_(top).exp_()
-        total = logits.sum(1, keepdim=True)
+        total = logits.sub_(top).exp_().sum(1, keepdim=True)
         losses = total.log().add_(top).sub_(at_label)
         logits.scatter_add_(1, label, -total)
         return losses.squeeze(1), total.reciprocal_()
@@ -75,32 +74,34 @@ class KLRows:
         self.reverse = reverse
 
     def step(self, logits: Tensor, start: int, stop: int, scratch: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """With d the difference of log-probabilities: Σ p d; differences first, since the two entropies nearly cancel."""
+        """With d = z − q the difference of logits: Σ p (d − c), c that of their log-sum-exps.
+
+        Differences first, since the two entropies nearly cancel; two exponentials an entry, and no pass to normalise.
+        """
         z, (q, t) = logits, scratch
         _logits(self.base[self.rows[start:stop]].to(self.weight.dtype), self.weight, self.bias, self.softcap, q)
         if self.reverse:
-            _normalise_(q, t)
-            total = _normalise_(z, t)  # t = p_θ · total
-            z.sub_(q)  # log p_θ − log p_0
-            losses = _row_dot(t, z) / total
-            z.sub_(losses).mul_(t)
-            return losses.squeeze(1), total.reciprocal_()
-        _normalise_(z, t)
-        total = _normalise_(q, t)  # t = p_0 · total
+            top, total = _exponentials(z, t)  # t = p_θ · total
+            z.sub_(q)
+            base_top, base_total = _exponentials(q, q)
+            constant = top.add_(total.log()).sub_(base_top).sub_(base_total.log_())
+            mean = _row_dot(t, z) / total
+            z.sub_(mean).mul_(t)
+            return mean.sub_(constant).squeeze(1), total.reciprocal_()
+        base_top, base_total = _exponentials(q, t)  # t = p_0 · base_total
         q.sub_(z)
-        losses = _row_dot(t, q) / total
-        z.exp_().sub_(t.div_(total))
-        return losses.squeeze(1), torch.ones_like(total)
+        top, total = _exponentials(z, z)
+        constant = base_top.add_(base_total.log()).sub_(top).sub_(total.log())
+        losses = (_row_dot(t, q) / base_total).sub_(constant)
+        z.addcmul_(t, total / base_total, value=-1)
+        return losses.squeeze(1), total.reciprocal_()
 
 
-def _normalise_(z: Tensor, t: Tensor) -> Tensor:
-    """Turn logits into log-probabilities in place; `t` becomes exp(z − max), whose row sums are returned (c, 1)."""
+def _exponentials(z: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(z − max) by row into `out` (which may be z); the maxima and the sums, (c, 1) each."""
     top = z.amax(1, keepdim=True)
-    torch.sub(z, top, out=t)
-    t.exp_()
-    total = t.sum(1, keepdim=True)
-    z.sub_(top).sub_(total.log())
-    return total
+    torch.sub(z, top, out=out)
+    return top, out.exp_().sum(1, keepdim=True)
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Everything is drawn from the seed given, on the CPU, so a resumed run draws the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -107,8 +108,8 @@ def corrupt(
         raise ConfigError(
             "ssl kind='span' needs a mask token; give mask_id (the unknown or end token will do for a decoder)."
         )
-    specials = np.unique(np.asarray([*special_ids, *([] if mask_id is None else [mask_id])], dtype=np.int64))
-    plain = np.setdiff1d(np.arange(vocab_size), specials)
+    specials = tuple(int(token) for token in (*special_ids, *(() if mask_id is None else (mask_id,))))
+    plain = _plain_ids(vocab_size, specials)
     if not plain.size:
         raise ConfigError(
             f"ssl: all {vocab_size} token ids are special, so none can replace another; check special_ids."
@@ -130,6 +131,11 @@ def corrupt(
         torch.from_numpy(labels).to(device),
         torch.from_numpy(kept).to(device),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _plain_ids(vocab_size: int, specials: tuple[int, ...]) -> np.ndarray:
+    return np.setdiff1d(np.arange(vocab_size), np.asarray(specials, dtype=np.int64))
 
 
 def _choose_tokens(eligible: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:

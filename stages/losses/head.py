@@ -78,7 +78,7 @@ def fused_cross_entropy(
     softcap
         Logits become ``softcap * tanh(logits / softcap)`` (Gemma 2); None for none.
     chunk
-        Rows whose logits exist at once; None keeps scratch memory near 64 MiB on a CPU, 512 MiB on an accelerator.
+        Rows whose logits exist at once; None keeps scratch memory near 96 MiB on a CPU, 512 MiB on an accelerator.
     ignore_index
         The label of rows that do not count.
 
