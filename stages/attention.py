@@ -93,12 +93,30 @@ def _flat_attention(
         if groups > 1:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         mask = _window(shape[1], sliding_window, q.device)
-        out = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None
-        )
+        if q.device.type == "meta":
+            out = _Shape.apply(q, k, v)  # type: ignore[no-untyped-call]
+        else:
+            out = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None
+            )
         outputs.append(out.transpose(1, 2).reshape(-1, heads * dim))
     joined = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
     return joined.index_select(0, flat.inverse).view(1, -1, heads, dim), None
+
+
+class _Shape(torch.autograd.Function):
+    """What a fused attention kernel keeps, for memory estimates: the meta device itself would pick the unfused one."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, *_ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def _window(length: int, window: int | None, device: torch.device) -> Tensor | None:
@@ -140,6 +158,7 @@ def supports_flat(base: Base) -> bool:
             )
         except (TypeError, ValueError, RuntimeError, IndexError):
             return False
-    wanted = torch.cat(alone)
-    bound = 1e-4 if wanted.dtype == torch.float32 else 3e-2
-    return bool((flat[0] - wanted).abs().max() <= bound * wanted.abs().max().clamp(min=1.0))
+    wanted, got = torch.cat(alone).double(), flat[0].double()
+    # bf16 rounds differently in differently shaped products; a leak between documents is far larger than that.
+    bound = 1e-4 if flat.dtype == torch.float32 else 5e-2
+    return bool((got - wanted).norm() <= bound * wanted.norm())

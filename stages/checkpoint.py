@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import atomic_dir, file_digest, read_json, write_json
+from .._files import atomic_dir, file_digest, read_json, write_json, write_text
 from ..errors import RunError, TrainingError
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     numbers: Mapping[str, Any] = field(default_factory=dict)
     log_bytes: int = 0
-    timing_bytes: int = 0
 
     def save(self, root: Path, *, keep: int) -> Path:
         """Write it under `root`, whole or not at all, and drop all but the newest `keep` of this stage."""
@@ -65,7 +64,6 @@ class Checkpoint:
                 "stage": self.stage,
                 "step": self.step,
                 "log_bytes": self.log_bytes,
-                "timing_bytes": self.timing_bytes,
                 "numbers": dict(self.numbers),
                 "digest": file_digest(folder / _TENSORS),
             }
@@ -93,9 +91,7 @@ class Checkpoint:
                     f"{folder}: the checkpoint is damaged (its digest differs); delete the folder and resume."
                 )
             tensors = load_file(folder / _TENSORS)
-            return cls(
-                state["stage"], state["step"], tensors, state["numbers"], state["log_bytes"], state["timing_bytes"]
-            )
+            return cls(state["stage"], state["step"], tensors, state["numbers"], state["log_bytes"])
         except (OSError, KeyError, TypeError, SafetensorError) as fault:
             raise RunError(
                 f"{folder}: the checkpoint cannot be read ({fault}); delete the folder and resume."
@@ -179,6 +175,18 @@ class StepLog:
     def flush(self) -> None:
         """Hand lines to the operating system, so that a watcher sees them."""
         self._stream.flush()
+
+    @classmethod
+    def up_to(cls, path: Path, stage: int, step: int) -> StepLog:
+        """Open the timing log with what lies behind `step` of `stage` cut off; its lengths differ from run to run."""
+        from .run import read_lines
+
+        text = "".join(
+            json.dumps(row) + "\n" for row in read_lines(path) if (row["stage"], row["step"]) <= (stage, step)
+        )
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+        return cls(path, len(text))
 
     def sync(self) -> int:
         """Make all lines durable; the file's length in bytes."""

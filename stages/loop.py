@@ -48,7 +48,6 @@ class StageOutcome:
     stopped: tuple[str, ...]
     norms: dict[str, float]
     log_bytes: int
-    timing_bytes: int
 
 
 class _Early:
@@ -111,7 +110,6 @@ class StageLoop:
         stage: int,
         out: Path,
         log_bytes: int,
-        timing_bytes: int,
         validate: Callable[[str], float],
         trackers: Trackers,
         estimate: Callable[[], str],
@@ -133,7 +131,7 @@ class StageLoop:
         self.swamp = SwampWatch()
         self.done = 0
         self.tokens = 0
-        self._start = (log_bytes, timing_bytes)
+        self._log_bytes = log_bytes
         guesses = stepper.base.vocabulary
         if stepper.heads is not None:
             guesses = max(len(labels) for labels in stepper.heads.labels.values())
@@ -184,9 +182,9 @@ class StageLoop:
             self.stepper.queue.load_state_dict(queue)
         self.early.load(state.numbers["early"], tensors, lambda name: name.split("/")[1])
         self.done, self.tokens = state.step, int(state.numbers["tokens"])
-        self._start = (state.log_bytes, state.timing_bytes)
+        self._log_bytes = state.log_bytes
 
-    def _save(self, log: StepLog, timing: StepLog) -> None:
+    def _save(self, log: StepLog) -> None:
         if not self.ranks.main:
             return
         tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self.named.items()}
@@ -199,7 +197,7 @@ class StageLoop:
             "weighting": self.stepper.weighting.state_dict(),
             "early": self.early.numbers(),
         }
-        state = Checkpoint(self.stage, self.done, tensors, numbers, log.sync(), timing.sync())
+        state = Checkpoint(self.stage, self.done, tensors, numbers, log.sync())
         state.save(self.checkpoints, keep=self.settings.keep_checkpoints)
 
     # -- the loop -----------------------------------------------------------------------------------------------
@@ -212,8 +210,8 @@ class StageLoop:
         TrainingError
             If the loss is no number or hopeless, memory runs out, or the disk is full; the last good checkpoint is named.
         """
-        log = StepLog(self.out / "metrics.jsonl", self._start[0]) if self.ranks.main else None
-        timing = StepLog(self.out / "timings.jsonl", self._start[1]) if self.ranks.main else None
+        log = StepLog(self.out / "metrics.jsonl", self._log_bytes) if self.ranks.main else None
+        timing = StepLog.up_to(self.out / "timings.jsonl", self.stage, self.done) if self.ranks.main else None
         names = ", ".join(self.stepper.domains)
         norms: dict[str, float] = {}
         model = self.stepper.base.model
@@ -235,7 +233,7 @@ class StageLoop:
                             self._early_round()
                         every = self.settings.checkpoint_every
                         if every is not None and self.done % every == 0 and self.done < self.steps:
-                            self._save(log, timing)
+                            self._save(log)
                         elif self.done % 20 == 0:
                             log.flush()
                     elif self.early.due(self.done):
@@ -243,7 +241,7 @@ class StageLoop:
                     rate = row["tokens"] / max(seconds, 1e-9)
                     task.update(completed=self.done, note=f"loss {row['loss']:.3f}, {rate:,.0f} tokens/s")
             norms = self.bank.norms()
-            ends = (log.sync(), timing.sync()) if log is not None and timing is not None else (0, 0)
+            end = log.sync() if log is not None else 0
         except (torch.OutOfMemoryError, MemoryError) as fault:
             raise self._out_of_memory(fault) from fault
         except RuntimeError as fault:
@@ -255,7 +253,7 @@ class StageLoop:
                 if stream is not None:
                     stream.close()
             model.eval()
-        return StageOutcome(self.done, self.tokens, tuple(sorted(self.early.stopped)), norms, *ends)
+        return StageOutcome(self.done, self.tokens, tuple(sorted(self.early.stopped)), norms, end)
 
     def _step(self) -> dict[str, Any]:
         settings = self.settings

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .settings import TrainSettings
 
-__all__ = ["Base", "load_base", "model_fingerprint", "resolve_device"]
+__all__ = ["Base", "load_base", "model_fingerprint", "resolve_device", "set_checkpointing"]
 
 logger = logging.getLogger(__name__)
 _EDGE = 1 << 20
@@ -101,6 +101,26 @@ class Base:
         if self.scale != 1.0:
             hidden = hidden * self.scale
         return hidden, (output.hidden_states[layer] if layer != -1 else hidden)
+
+
+def set_checkpointing(model: Any, on: bool) -> None:
+    """Switch activation checkpointing, under the name this version of transformers has for it.
+
+    Raises
+    ------
+    ConfigError
+        If the architecture has none.
+    """
+    name = "activation_checkpointing" if hasattr(model, "activation_checkpointing_enable") else "gradient_checkpointing"
+    try:
+        if on:
+            getattr(model, f"{name}_enable")({"use_reentrant": False})
+        else:
+            getattr(model, f"{name}_disable")()
+    except ValueError as fault:
+        raise ConfigError(
+            f"train.gradient_checkpointing: {type(model).__name__} does not support it; set it to false."
+        ) from fault
 
 
 def resolve_device(name: str) -> torch.device:

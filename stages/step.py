@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .settings import TrainSettings
     from .weighting import Weighting
 
-__all__ = ["StepResult", "Stepper"]
+__all__ = ["StepResult", "Stepper", "corrupted_items"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,41 @@ class _Sums:
     features: Tensor | None = None
 
 
+def corrupted_items(
+    bins: Sequence[Sequence[Item]], base: Base, settings: TrainSettings, *, seed: int, max_length: int
+) -> Corrupted | None:
+    """The corrupted documents of a whole step: one draw, whatever the number of micro-batches."""
+    items = sorted(
+        (item for items in bins for item in items if item.kind == SSL),
+        key=lambda item: (item.domain, item.store.domain, item.piece),
+    )
+    if not items:
+        return None
+    lengths = [item.length for item in items]
+    tokens = np.full((len(items), max(lengths)), base.pad, dtype=np.int64)
+    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    for row, item in enumerate(items):
+        tokens[row, : lengths[row]] = item.store.piece(item.piece)
+    mark = base.mask if base.mask is not None else base.tokenizer.unk_token_id
+    if mark is None and settings.ssl_kind == "span":
+        mark = base.eos
+    result = corrupt(
+        torch.from_numpy(tokens),
+        torch.from_numpy(mask),
+        settings.ssl_kind,
+        settings.ssl_rate,
+        seed,
+        vocab_size=min(len(base.tokenizer), base.vocabulary),
+        mask_id=mark,
+        special_ids=tuple(sorted(set(base.tokenizer.all_special_ids))),
+        causal=base.kind == "decoder",
+        pad_id=base.pad,
+        max_length=max_length,
+    )
+    inputs, labels, kept = result.inputs.numpy(), result.labels.numpy(), result.mask.numpy()
+    return {item: (inputs[row][kept[row]], labels[row][kept[row]]) for row, item in enumerate(items)}
+
+
 class Stepper:
     """Computes the gradients of any step of one stage."""
 
@@ -95,49 +130,21 @@ class Stepper:
         # FAMO learns from how far the last step's update moved the losses, which this step's forward measures.
         self._lagging = weighting.name == "famo"
         self.queue = FeatureQueue(n, settings.align_queue) if self.aligned and settings.align_queue else None
-        tokenizer = base.tokenizer
-        self._special = sorted(set(tokenizer.all_special_ids))
-        mask = base.mask if base.mask is not None else tokenizer.unk_token_id
-        self._mask_id = mask if mask is not None or settings.ssl_kind == "token" else base.eos
-        self._vocabulary = min(len(tokenizer), base.vocabulary)
         # Dropout of the base must not blur what KL compares with; toggling it costs time, so only where there is any.
         self._dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in base.model.modules())
 
     # -- data ---------------------------------------------------------------------------------------------------
 
-    def corrupted(self, number: int, bins: Sequence[Sequence[Item]]) -> Corrupted | None:
-        """The corrupted documents of the whole step: one draw, whatever the number of micro-batches."""
-        items = sorted(
-            (item for items in bins for item in items if item.kind == SSL),
-            key=lambda item: (item.domain, item.store.domain, item.piece),
-        )
-        if not items:
-            return None
-        lengths = [item.length for item in items]
-        tokens = np.full((len(items), max(lengths)), self.base.pad, dtype=np.int64)
-        mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
-        for row, item in enumerate(items):
-            tokens[row, : lengths[row]] = item.store.piece(item.piece)
-        result = corrupt(
-            torch.from_numpy(tokens),
-            torch.from_numpy(mask),
-            self.settings.ssl_kind,
-            self.settings.ssl_rate,
-            derive_seed(self.seed, "ssl", self.stage, number),
-            vocab_size=self._vocabulary,
-            mask_id=self._mask_id,
-            special_ids=self._special,
-            causal=self.base.kind == "decoder",
-            pad_id=self.base.pad,
-            max_length=self.max_length,
-        )
-        inputs, labels, kept = result.inputs.numpy(), result.labels.numpy(), result.mask.numpy()
-        return {item: (inputs[row][kept[row]], labels[row][kept[row]]) for row, item in enumerate(items)}
-
     def batches(self, number: int, stopped: frozenset[str]) -> tuple[list[tuple[int, Micro, Micro | None]], int]:
         """This rank's micro-batches of a step, each with its general documents alone (for the base), and how many all ranks have."""
         bins = [items for items in self.schedule.step(number, stopped) if items]
-        corrupted = self.corrupted(number, bins)
+        corrupted = corrupted_items(
+            bins,
+            self.base,
+            self.settings,
+            seed=derive_seed(self.seed, "ssl", self.stage, number),
+            max_length=self.max_length,
+        )
         n = len(self.domains)
         made = []
         for place, items in self.ranks.mine(bins):

@@ -19,8 +19,8 @@ from .artefacts import (
     load_frozen,
     save_stage,
     serving_bank,
-    stage_folder,
     stage_record,
+    stage_tensors,
 )
 from .manifest import environment, make_manifest, open_folder, write_config
 from .run import Run
@@ -29,14 +29,16 @@ from .settings import TrainSettings
 if TYPE_CHECKING:
     from ..corpora import Corpora
     from ..partition.plan import Plan
+    from .bank import FrozenShared
     from .data import Encoder, TokenStore
     from .dry import DryRun
     from .evaluate import Evaluator
     from .heads import Heads
     from .model import Base
     from .ranks import Ranks
+    from .step import Stepper
 
-__all__ = ["Session", "open_run", "train"]
+__all__ = ["Session", "Stores", "open_run", "prepared_stage", "train"]
 
 
 @dataclass(frozen=True)
@@ -348,17 +350,17 @@ def _schedule(session: Session, stores: Stores, stage: int, ranks: int = 1) -> A
     )
 
 
-def _train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> None:
+@contextmanager
+def prepared_stage(
+    session: Session, stores: Stores, ranks: Ranks, stage: int, *, frozen: Sequence[FrozenShared]
+) -> Iterator[Stepper]:
+    """The model with this stage's bank on it, and what computes its steps; the model is restored at the end."""
     from .bank import LoraBank
-    from .loop import StageLoop
-    from .memory import estimate_phrase
-    from .ranks import Trackers
-    from .scoring import score, served
+    from .model import set_checkpointing
     from .step import Stepper
     from .weighting import make_weighting
 
-    settings, base, heads, out = session.settings, session.base, session.heads, session.out
-    schedule = _schedule(session, stores, stage, ranks.count)
+    settings, base = session.settings, session.base
     bank = LoraBank.attach(
         base.model,
         session.stages[stage],
@@ -366,23 +368,24 @@ def _train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> 
         shared=settings.adapters != "domain",
         domain_adapters=settings.adapters != "shared",
         seed=derive_seed(session.seed, "bank", stage),
-        frozen=load_frozen(out, stage),
+        frozen=frozen,
     )
     try:
-        if heads is not None:
-            _restore_heads(session, stage)
+        if session.heads is not None:
+            # bank.attach freezes whatever the model holds.
+            for _, parameter in session.heads.named_parameters():
+                parameter.requires_grad_(True)
         if settings.gradient_checkpointing:
-            base.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            set_checkpointing(base.model, True)
         weights = {"task": 1.0, "ssl": settings.ssl_weight, "kl": settings.kl_weight}
         if len(session.stages[stage]) > 1:
             weights["align"] = settings.align_weight
-        weighting = make_weighting(settings.weighting, {name: w for name, w in weights.items() if w > 0})
-        stepper = Stepper(
+        yield Stepper(
             base,
             bank,
-            heads,
-            schedule,
-            weighting,
+            session.heads,
+            _schedule(session, stores, stage, ranks.count),
+            make_weighting(settings.weighting, {name: w for name, w in weights.items() if w > 0}),
             settings,
             ranks,
             layout=session.layout,
@@ -390,6 +393,24 @@ def _train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> 
             stage=stage,
             seed=session.seed,
         )
+    finally:
+        if settings.gradient_checkpointing:
+            set_checkpointing(base.model, False)
+        bank.detach()
+
+
+def _train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> None:
+    from .loop import StageLoop
+    from .memory import estimate_phrase
+    from .ranks import Trackers
+    from .scoring import score, served
+
+    settings, base, heads, out = session.settings, session.base, session.heads, session.out
+    if heads is not None and stage:
+        # As the stage before left them, from its file, whether this process trained it or not.
+        tensors = stage_tensors(out, stage - 1)
+        heads.load_state_dict({name: t for name, t in tensors.items() if name.startswith("head/")})
+    with prepared_stage(session, stores, ranks, stage, frozen=load_frozen(out, stage)) as stepper:
 
         def validate(domain: str) -> float:
             return score(
@@ -398,29 +419,28 @@ def _train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> 
                 layout=session.layout,
                 max_length=session.encoder.max_length,
                 tokens=settings.eval_tokens,
-                serving=served(bank, domain),
+                serving=served(stepper.bank, domain),
                 heads=heads,
             ).mean
 
-        previous = stage_record(out, stage - 1) if stage else {"log_bytes": 0, "timing_bytes": 0}
+        previous = stage_record(out, stage - 1) if stage else {"log_bytes": 0}
         trackers = Trackers(settings.trackers, out / "trackers", settings.to_dict(), main=ranks.main)
-        loop = StageLoop(
+        outcome = StageLoop(
             stepper,
             settings,
             ranks,
             stage=stage,
             out=out,
             log_bytes=previous["log_bytes"],
-            timing_bytes=previous["timing_bytes"],
             validate=validate,
             trackers=trackers,
             estimate=lambda: estimate_phrase(session, stage),
-            step_offset=sum(stage_record(out, t)["steps"] for t in range(stage)) if ranks.main else 0,
+            step_offset=sum(stage_record(out, t)["steps"] for t in range(stage)),
             progress=session.progress,
-        )
-        outcome = loop.run()
+        ).run()
         trackers.close()
         if ranks.main:
+            schedule = stepper.schedule
             record = {
                 "stage": stage,
                 "domains": list(session.stages[stage]),
@@ -430,26 +450,9 @@ def _train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> 
                 "stopped": list(outcome.stopped),
                 "norms": outcome.norms,
                 "log_bytes": outcome.log_bytes,
-                "timing_bytes": outcome.timing_bytes,
             }
-            save_stage(out, stage, bank, heads, base, record)
+            save_stage(out, stage, stepper.bank, heads, base, record)
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    finally:
-        if settings.gradient_checkpointing:
-            base.model.gradient_checkpointing_disable()  # type: ignore[operator]
-        bank.detach()
-
-
-def _restore_heads(session: Session, stage: int) -> None:
-    """Heads as the stage before left them, from its file, whether this process trained it or not."""
-    from .artefacts import stage_tensors
-
-    assert session.heads is not None  # asked for by the caller
-    if stage:
-        tensors = stage_tensors(session.out, stage - 1)
-        session.heads.load_state_dict({name: t for name, t in tensors.items() if name.startswith("head/")})
-    for _, parameter in session.heads.named_parameters():
-        parameter.requires_grad_(True)
 
 
 def _export_final(session: Session) -> None:
@@ -502,8 +505,3 @@ def open_run(
                 f"{opened.path}: the base model {manifest['model']['name']} is not the one it was trained on; restore that model."
             )
         yield session.evaluator(split)
-
-
-def stage_path(run: Run, stage: int) -> Path:
-    """The folder of one stage of `run`."""
-    return stage_folder(run.path, stage)
