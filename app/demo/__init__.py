@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .base import base_model, cache_folder
     from .flow import DemoResult, run_demo
-    from .harvest import harvest
+    from .harvesting import harvest
     from .settings import BaseSettings, DemoSettings, HarvestSettings
 
 __all__ = [
@@ -34,7 +34,7 @@ _HOMES = {
     "HarvestSettings": "settings",
     "base_model": "base",
     "cache_folder": "base",
-    "harvest": "harvest",
+    "harvest": "harvesting",
     "run_demo": "flow",
 }
 

@@ -37,7 +37,8 @@ def orthogonalised(matrices: torch.Tensor, rounds: int = 5) -> torch.Tensor:
     for _ in range(rounds):
         gram = x @ x.mT
         x = _A * x + torch.baddbmm(_B * gram, gram, gram, alpha=_C) @ x
-    return x.mT if tall else x
+    result: torch.Tensor = x.mT if tall else x
+    return result
 
 
 class Muon:

@@ -122,6 +122,20 @@ def _held(lock: IO[bytes], progress: Progress) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_UN)
 
 
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers' own progress bar out of the user's terminal; its switch is put back."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _make(
     folder: Path, texts: Sequence[str], held_out: Sequence[str], settings: BaseSettings, seed: int, progress: Progress
 ) -> None:
@@ -129,7 +143,7 @@ def _make(
 
     tokenizer = train_tokenizer(texts, settings.vocabulary)
     model, record = pretrain(tokenizer, texts, held_out, settings=settings, seed=seed, progress=progress)
-    with atomic_dir(folder) as place:
+    with atomic_dir(folder) as place, _no_bars():
         model.save_pretrained(place)
         tokenizer.save_pretrained(place)
         made: dict[str, Any] = {**record, "weights": file_digest(place / "model.safetensors"), "seed": seed}

@@ -13,7 +13,7 @@ from ..._files import digest, read_json, write_json
 from ..._progress import SILENT, Progress
 from ...errors import InputError
 from .base import base_model, cache_folder
-from .harvest import harvest
+from .harvesting import harvest
 from .settings import DemoSettings
 
 if TYPE_CHECKING:
@@ -235,7 +235,8 @@ def _outcome(run: Run, plan: Plan) -> dict[str, dict[str, Any]]:
 def _lines(run: Run, plan: Plan, base: Path, page: Path, domains: dict[str, dict[str, Any]]) -> list[str]:
     width = max(map(len, domains))
     lines = [
-        f"Plan: {len(plan.stages)} stages, {plan.certificate}. Test loss per domain (nats a token, 95 % interval):"
+        f"Plan: {len(plan.stages)} stages, {plan.certificate}.",
+        "Loss on test text before and after training, nats a token, with the 95 % interval of the change:",
     ]
     for name, row in domains.items():
         verdict = "gained" if row["high"] < 0 else "lost" if row["low"] > 0 else "unclear"

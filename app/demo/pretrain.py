@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._progress import SILENT, Progress
@@ -40,7 +39,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token=_END, bos_token=_END, pad_token=_PAD, clean_up_tokenization_spaces=False
     )
 
@@ -89,7 +88,6 @@ def new_model(settings: BaseSettings, end: int, pad: int, seed: int) -> LlamaFor
         bos_token_id=end,
         eos_token_id=end,
         pad_token_id=pad,
-        attn_implementation="sdpa",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "demo", "base"))
@@ -100,13 +98,13 @@ def mean_loss(model: LlamaForCausalLM, rows: np.ndarray, batch: int = 16) -> flo
     """Mean negative log-likelihood of the rows' tokens, in nats a token."""
     import torch
 
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     total = 0.0
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
             tokens = torch.from_numpy(rows[start : start + batch].copy())
             total += float(_loss(model, tokens, reduction="sum"))
-    return total / max(1, len(rows) * (rows.shape[1] - 1))
+    return float(total / max(1, len(rows) * (rows.shape[1] - 1)))
 
 
 def _loss(model: Any, tokens: Any, reduction: str = "mean") -> Any:
@@ -183,7 +181,8 @@ def pretrain(
         "bits_per_byte": loss_nats / math.log(2) * tokens / size,
         "held_out_tokens": tokens,
     }
-    return model.eval(), record
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, record
 
 
 def _row_order(rows: int, wanted: int, seed: int) -> np.ndarray:
@@ -191,8 +190,6 @@ def _row_order(rows: int, wanted: int, seed: int) -> np.ndarray:
     import numpy as np
 
     if rows < 1:
-        raise TrainingError(
-            "base model: the general text is shorter than one row of base.context tokens; harvest more."
-        )
+        raise TrainingError("base model: the general text is shorter than one row of base.context; harvest more.")
     epochs = [generator(seed, "demo", "order", epoch).permutation(rows) for epoch in range(-(-wanted // rows))]
     return np.concatenate(epochs)[:wanted]

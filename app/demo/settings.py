@@ -31,7 +31,7 @@ class HarvestSettings:
     documents: int = field(default=120, metadata={"help": "fewest documents a domain needs to be kept"})
     domains: int = field(default=6, metadata={"help": "fewest domains the demo accepts"})
     test: float = field(default=0.14, metadata={"help": "share of the characters held out for testing"})
-    validation: float = field(default=0.06, metadata={"help": "share of the characters held out for choosing settings"})
+    validation: float = field(default=0.08, metadata={"help": "share of the characters held out for choosing settings"})
 
     def __post_init__(self) -> None:
         _at_least("harvest.characters", self.characters, 10_000)
@@ -76,16 +76,29 @@ class BaseSettings:
                 f"base.hidden={self.hidden}, base.heads={self.heads}: a head's width must be a whole even number; "
                 "change one of them."
             )
-        if not (
-            self.lr > 0
-            and self.embedding_lr > 0
-            and 0 <= self.warmup < 1
-            and self.weight_decay >= 0
-            and self.grad_clip > 0
-        ):
+        positive = min(self.lr, self.embedding_lr, self.grad_clip)
+        if not (positive > 0 and 0 <= self.warmup < 1 and self.weight_decay >= 0):
             raise ConfigError(
-                "base: lr, embedding_lr and grad_clip must be above 0, warmup in [0, 1) and weight_decay at least 0; correct them."
+                "base: lr, embedding_lr and grad_clip must be above 0, warmup in [0, 1), weight_decay at least 0; "
+                "correct them."
             )
+
+
+# At most four domains share a stage: without a budget one stage for all could be the answer, and there would be
+# nothing to plan.
+_MEASURE = MeasureSettings(bootstrap=100, permutations=200, samples=300)
+_PLAN = PlanSettings(budget={"domains": 4})
+_TRAIN = TrainSettings(
+    lora=LoraSpec(rank=8, alpha=16),
+    tokens_per_stage=60_000,
+    batch_tokens=2_048,
+    max_length=256,
+    lr=2e-3,
+    ssl_weight=0.1,
+    align_weight=0.1,
+    eval_documents=60,
+    checkpoint_every=20,
+)
 
 
 @dataclass(frozen=True)
@@ -114,20 +127,3 @@ class DemoSettings:
             plan=replace(_PLAN, bootstrap=20),
             train=replace(_TRAIN, tokens_per_stage=6_000, batch_tokens=1_024, eval_documents=16, bootstrap=200),
         )
-
-
-# At most four domains share a stage: without a budget one stage for all could be the answer, and there would be
-# nothing to plan.
-_MEASURE = MeasureSettings(bootstrap=100, permutations=200, samples=300)
-_PLAN = PlanSettings(budget={"domains": 4})
-_TRAIN = TrainSettings(
-    lora=LoraSpec(rank=8, alpha=16),
-    tokens_per_stage=60_000,
-    batch_tokens=2_048,
-    max_length=256,
-    lr=2e-3,
-    ssl_weight=0.1,
-    align_weight=0.1,
-    eval_documents=60,
-    checkpoint_every=20,
-)

@@ -131,7 +131,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     for statement in body:
         yield statement
         for inner in ("body", "orelse", "finalbody"):
-            yield from _statements(getattr(statement, inner, ()))
+            yield from _statements(getattr(statement, inner, []))
         for handler in getattr(statement, "handlers", ()):
             yield from _statements(handler.body)
 
@@ -192,7 +192,7 @@ def standard_code() -> Iterator[Piece]:
         if source is None or tree is None:
             continue
         lines = source.splitlines()
-        cut = set()
+        cut: set[int] = set()
         for node in _statements(tree.body):
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
                 first = node.body[0]
@@ -213,8 +213,8 @@ def topics() -> Iterator[Piece]:
     for node in tree.body if tree is not None else ():
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             for key, value in zip(node.value.keys, node.value.values, strict=True):
-                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    yield Piece(value.value, f"topics/{key.value}")
+                if isinstance(key, ast.Constant) and isinstance(key.value, str) and isinstance(value, ast.Constant):
+                    yield Piece(str(value.value), f"topics/{key.value}")
 
 
 def headers(package: str, *folders: str) -> Callable[[], Iterator[Piece]]:

@@ -68,9 +68,7 @@ GENERAL = DomainSource(
             sources.docstrings,
             ["transformers", "sympy", "matplotlib", "huggingface_hub", "datasets", "numba", "peft", "accelerate"],
         ),
-        *map(
-            sources.docstrings, ["fontTools", "sentence_transformers", "rich", "click", "jinja2", "fsspec", "pydantic"]
-        ),
+        *map(sources.docstrings, ["fontTools", "sentence_transformers", "rich", "click", "jinja2", "fsspec"]),
     ),
 )
 
@@ -172,6 +170,9 @@ def _splits(documents: list[Piece], settings: HarvestSettings) -> dict[str, str]
             if splits[origin] == "train" and sizes[origin] <= min(left * 1.1, 0.4 * share * total):
                 splits[origin] = split
                 left -= sizes[origin]
+        if split not in splits.values() and len(sizes) > 2:  # a few large files: the smallest is better than none
+            rest = [origin for origin in sizes if splits[origin] == "train"]
+            splits[min(rest, key=lambda origin: (sizes[origin], origin))] = split
     return splits
 
 
