@@ -308,8 +308,13 @@ def _parquet(path: Path, wanted: Callable[[str], bool] | None) -> Iterator[Row]:
             parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
             names = [name for name in parquet.schema_arrow.names if wanted is None or wanted(name)]
             number = 0
+            pool = pyarrow.default_memory_pool()
             for batch in parquet.iter_batches(batch_size=_BATCH, columns=names or None):
-                for row in batch.to_pylist():
+                rows = batch.to_pylist()
+                del batch
+                # The allocator would keep every page it ever held.
+                pool.release_unused()
+                for row in rows:
                     number += 1
                     yield number, row
         except pyarrow.ArrowException as fault:

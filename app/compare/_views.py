@@ -45,7 +45,7 @@ def _unit(value: Mapping[str, Any]) -> str:
 def markdown(value: Mapping[str, Any]) -> str:
     """The whole comparison as Markdown."""
     better = "higher" if value["higher_is_better"] else "lower"
-    columns = ("method", "stages", "mean", "advantage of the plan", "verdict", "worst domain")
+    columns: tuple[str, ...] = ("method", "stages", "mean", "advantage of the plan", "verdict", "worst domain")
     columns += ("tokens", "seconds", "peak memory", "trained parameters", "runs")
     seeds = ", ".join(map(str, value["seeds"]))
     lines = [
@@ -169,7 +169,7 @@ def forest(value: Mapping[str, Any]) -> Figure:
     for at, row in enumerate(reversed(rows)):
         gain = row["plan_advantage"]
         colour = {"plan better": "#1b7837", "plan worse": "#b2182b"}.get(row["verdict"], "#4d4d4d")
-        axes.scatter(gain["by_domain"], [at] * len(gain["by_domain"]), s=26, color="0.78", linewidths=0, zorder=2)
+        axes.scatter(gain["by_domain"], [at - 0.2] * len(gain["by_domain"]), s=20, color="0.78", linewidths=0, zorder=2)
         if gain["low"] is not None:
             axes.plot(
                 [gain["low"], gain["high"]], [at, at], color=colour, linewidth=2.2, solid_capstyle="butt", zorder=3
