@@ -252,13 +252,13 @@ def heatmap(
             color="#111111", linewidth=1.2, clip_on=False,
         )  # fmt: skip
         start += size
-    size = _label_size(axes, max(n_rows, n_columns))
+    font = _label_size(axes, max(n_rows, n_columns))
     axes.set_xticks(range(n_columns), [short(name, 18) for name in columns])
     axes.set_yticks(range(n_rows), [short(name, 18) for name in rows])
-    axes.tick_params(length=0, labelsize=size, labelcolor=INK, pad=2)
+    axes.tick_params(length=0, labelsize=font, labelcolor=INK, pad=2)
     for label in axes.get_xticklabels():
         label.set_rotation(90 if n_columns > 8 else 40)
-        label.set_ha("center" if n_columns > 8 else "right")
+        label.set_horizontalalignment("center" if n_columns > 8 else "right")
         if n_columns <= 8:
             label.set_rotation_mode("anchor")
     for spine in axes.spines.values():
@@ -266,7 +266,7 @@ def heatmap(
     if max(n_rows, n_columns) <= 10:
         _annotate(axes, values, drawn, norm, image.get_cmap(), decimals)
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, colors=MUTED, length=2)
     if title:
         axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")

@@ -121,7 +121,15 @@ def _stages(axes: Axes, plan: Plan) -> None:
     for column, stage in enumerate(plan.stages):
         axes.bar(column, len(stage), color=stage_colour(column), alpha=0.25, width=0.9)
         for row, name in enumerate(stage):
-            axes.text(column, row + 0.5, short(name, 16), ha="center", va="center", fontsize=min(8.0, 220 / max(tallest, 1)), color=INK)
+            axes.text(
+                column,
+                row + 0.5,
+                short(name, 16),
+                ha="center",
+                va="center",
+                fontsize=min(8.0, 220 / max(tallest, 1)),
+                color=INK,
+            )
     axes.set_xticks(range(len(plan.stages)), [str(i + 1) for i in range(len(plan.stages))])
     axes.set_yticks([])
 
@@ -136,7 +144,9 @@ def _solvers(axes: Axes, plan: Plan) -> None:
     style(axes, "Objective by solver (right is better)")
     left = min([*values, 0.0])
     axes.hlines(range(len(rows)), left, values, color="#b8c1ca", linewidth=1.4)
-    colours = [stage_colour(0) if value >= values[-1] - 1e-9 * max(1.0, abs(values[-1])) else "#8795a1" for value in values]
+    colours = [
+        stage_colour(0) if value >= values[-1] - 1e-9 * max(1.0, abs(values[-1])) else "#8795a1" for value in values
+    ]
     axes.scatter(values, range(len(rows)), c=colours, s=34, zorder=3)
     axes.set_yticks(range(len(rows)), [short(str(row["name"]).replace("_", " "), 26) for row in rows])
     axes.tick_params(axis="y", length=0, labelcolor=INK)

@@ -115,11 +115,13 @@ def _domains(axes: Axes, metrics: Sequence[Mapping[str, Any]], stages: Sequence[
     total = sum(len(stage) for stage in stages)
     for number, stage in enumerate(stages):
         for index, name in enumerate(stage):
-            values = np.array([np.nan if (v := (row.get("per_domain") or {}).get(name)) is None else float(v) for row in metrics])
+            values = np.array(
+                [np.nan if (v := (row.get("per_domain") or {}).get(name)) is None else float(v) for row in metrics]
+            )
             keep = np.isfinite(values)
             if not keep.any():
                 continue
-            label = (f"{number + 1}  {short(name, 16)}" if total <= 12 else f"stage {number + 1}" if index == 0 else None)
+            label = f"{number + 1}  {short(name, 16)}" if total <= 12 else f"stage {number + 1}" if index == 0 else None
             axes.plot(
                 *_by_stage(metrics, x, values), color=stage_colour(number), linewidth=1.2 if total <= 12 else 0.8,
                 alpha=1.0 - 0.6 * index / max(len(stage), 1), label=label,
@@ -152,7 +154,10 @@ def _changes(axes: Axes, evaluation: Mapping[str, Any], stages: Sequence[Sequenc
             axes.hlines(row, cell["low"], cell["high"], color=colour, linewidth=1.6)
         axes.plot(cell["mean"], row, "o", color=colour, markersize=size * 0.6)
     axes.axvline(0.0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(names)), [f"{short(name, 20)}  {stage_of[name] + 1}" if name in stage_of else short(name, 20) for name in names])
+    axes.set_yticks(
+        range(len(names)),
+        [f"{short(name, 20)}  {stage_of[name] + 1}" if name in stage_of else short(name, 20) for name in names],
+    )
     axes.tick_params(axis="y", labelsize=size, length=0, labelcolor=INK)
     axes.set_ylim(-0.7, len(names) - 0.3)
     axes.set_xlabel("after − before, with 95 % interval; the number after a name is its stage", fontsize=8, color=MUTED)
@@ -168,10 +173,19 @@ def _forgetting(axes: Axes, evaluation: Mapping[str, Any], stages: Sequence[Sequ
         blank(axes, "no evaluation after each stage")
         return
     matrix = np.array(
-        [[np.nan if row.get(name) is None else float(row[name]) - float(before[name]) for row in after] for name in names]
+        [
+            [np.nan if row.get(name) is None else float(row[name]) - float(before[name]) for row in after]
+            for name in names
+        ]
     )
     heatmap(
-        axes, matrix, names, [f"after {i + 1}" for i in range(len(after))], title="Loss after each stage − loss before", diverging=True, low_is_good=True
+        axes,
+        matrix,
+        names,
+        [f"after {i + 1}" for i in range(len(after))],
+        title="Loss after each stage − loss before",
+        diverging=True,
+        low_is_good=True,
     )
     for column, stage in enumerate(stages[: len(after)]):
         rows = [row for row, name in enumerate(names) if name in set(stage)]
@@ -181,4 +195,9 @@ def _forgetting(axes: Axes, evaluation: Mapping[str, Any], stages: Sequence[Sequ
                 [rows[0] - 0.5, rows[0] - 0.5, rows[-1] + 0.5, rows[-1] + 0.5, rows[0] - 0.5],
                 color="#111111", linewidth=1.2, clip_on=False,
             )  # fmt: skip
-    axes.set_xlabel("blue = better than before, orange = worse; outlined: trained in that stage", fontsize=8, color=MUTED, loc="left")
+    axes.set_xlabel(
+        "blue = better than before, orange = worse; outlined: trained in that stage",
+        fontsize=8,
+        color=MUTED,
+        loc="left",
+    )

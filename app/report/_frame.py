@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...metrics.relations import Relations
     from ...partition.plan import Plan
 
-__all__ = ["Frame", "finite", "fixed", "join", "number", "pack", "percent", "plural", "quote", "signed"]
+__all__ = ["Frame", "finite", "fixed", "join", "number", "pack", "percent", "places", "plural", "quote", "signed"]
 
 _MISSING = 65535
 
@@ -131,12 +131,24 @@ def fixed(value: Any, decimals: int = 3, *, sign: bool = False) -> str:
     """A number with as many decimals as its neighbours in a column.
 
     >>> fixed(0.5), fixed(0.00042, sign=True), fixed(-2.0, 1)
-    ('0.500', '+0.000', '−2.0')
+    ('0.500', '0.000', '−2.0')
     """
     result = finite(value)
     if result is None:
         return "–"
-    return f"{result:{'+' if sign else ''},.{decimals}f}".replace("-", "−")
+    text = f"{result:{'+' if sign else ''},.{decimals}f}".replace("-", "−")
+    # Zero has no sign, however small the number was that rounds to it.
+    return text if any(digit in text for digit in "123456789") else text.lstrip("+−")
+
+
+def places(values: Iterable[Any], least: int = 3, most: int = 6) -> int:
+    """Decimals that keep every value which is not zero from reading as zero.
+
+    >>> places([-0.5, 0.1]), places([-0.0004, -0.00012])
+    (3, 4)
+    """
+    sizes = [abs(found) for value in values if (found := finite(value))]
+    return least if not sizes else min(most, max(least, math.ceil(-math.log10(min(sizes)))))
 
 
 def signed(value: Any, digits: int = 3) -> str:
@@ -151,7 +163,7 @@ def signed(value: Any, digits: int = 3) -> str:
 
 
 def percent(value: Any, digits: int = 2) -> str:
-    """A share as per cent.
+    r"""A share as per cent.
 
     >>> percent(0.0123)
     '1.2\xa0%'

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frame import Frame, entry, finite, pack
+from ._frame import Frame, entry, finite, pack, places
 
 __all__ = ["outcome_view", "verdict"]
 
 
 def verdict(mean: float | None, low: float | None, high: float | None, *, lower_is_better: bool = True) -> str:
-    """"better" or "worse" when the 95 % interval leaves zero out, "unclear" when it does not, "unknown" without one.
+    """Judge a change: "better" or "worse" when the 95 % interval leaves zero out, "unclear" when it does not.
 
     >>> verdict(-0.2, -0.3, -0.1), verdict(0.2, -0.1, 0.5), verdict(-0.2, None, None)
     ('better', 'unclear', 'unknown')
@@ -71,6 +71,8 @@ def _row(name: str, evaluation: Mapping[str, Any], frame: Frame) -> dict[str, An
     if out["change"] is None and out["before"] is not None and out["final"] is not None:
         out["change"] = out["final"] - out["before"]
     out["verdict"] = verdict(out["change"], out["low"], out["high"])
+    # A small but certain change must not read as zero.
+    out["decimals"] = places((out["change"], out["low"], out["high"])) if out["verdict"] in ("better", "worse") else 3
     return out
 
 
@@ -92,13 +94,26 @@ def _forgetting(evaluation: Mapping[str, Any], frame: Frame) -> dict[str, Any] |
     if not np.isfinite(matrix).any():
         return None
     last = matrix[-1]
-    own = np.array([matrix[t, i] if (t := frame.stage_of[i]) is not None and t < len(matrix) else np.nan for i in range(frame.k)])
+    own = np.array(
+        [matrix[t, i] if (t := frame.stage_of[i]) is not None and t < len(matrix) else np.nan for i in range(frame.k)]
+    )
     drift = last - own
     worst = None
     if np.isfinite(drift).any() and np.nanmax(drift) > 0:
         at = int(np.nanargmax(drift))
         worst = [frame.names[at], float(drift[at])]
-    return {"matrix": pack(matrix), "stages": len(after), "worst": worst}
+    return {"matrix": pack(matrix), "stages": len(after), "worst": worst, "blow": _blow(matrix, frame)}
+
+
+def _blow(matrix: NDArray[np.float64], frame: Frame) -> dict[str, Any] | None:
+    """The single later stage that cost one earlier domain most."""
+    worst: dict[str, Any] | None = None
+    for i, own in enumerate(frame.stage_of):
+        for t in range((own if own is not None else len(matrix)) + 1, len(matrix)):
+            step = finite(matrix[t, i] - matrix[t - 1, i])
+            if step is not None and step > 0 and (worst is None or step > worst["step"]):
+                worst = {"name": frame.names[i], "stage": t + 1, "step": step}
+    return worst
 
 
 def _general(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -121,7 +136,9 @@ def _general(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "name": name,
                 "before": start,
                 "after": end,
-                "change": mean if mean is not None else (end - start if start is not None and end is not None else None),
+                "change": mean
+                if mean is not None
+                else (end - start if start is not None and end is not None else None),
                 "low": finite(entry(change, "low")) if isinstance(change, Mapping) else None,
                 "high": finite(entry(change, "high")) if isinstance(change, Mapping) else None,
                 "perplexity_before": finite(entry(first, "perplexity")),
@@ -130,6 +147,9 @@ def _general(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
     for row in rows:
         row["verdict"] = verdict(row["change"], row["low"], row["high"])
+        row["decimals"] = (
+            places((row["change"], row["low"], row["high"])) if row["verdict"] in ("better", "worse") else 3
+        )
     return [row for row in rows if row["before"] is not None]
 
 

@@ -63,7 +63,7 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
     plan = run.plan
     relations = _held(lambda: run.relations)
     text = render(
-        title=folder.resolve().name,
+        title=_title(folder),
         relations=relations,
         plan=plan,
         evaluation=_held(lambda: run.evaluation),
@@ -77,7 +77,9 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
     return target
 
 
-def write_plan_report(relations: Relations | None, plan: Plan | None, out: str | os.PathLike[str], *, title: str | None = None) -> Path:
+def write_plan_report(
+    relations: Relations | None, plan: Plan | None, out: str | os.PathLike[str], *, title: str | None = None
+) -> Path:
     """Write the report of relations, of a plan, or of both, before anything is trained.
 
     Raises
@@ -91,6 +93,12 @@ def write_plan_report(relations: Relations | None, plan: Plan | None, out: str |
     text = render(title=title or target.resolve().parent.name, relations=relations, plan=plan)
     write_text(target, text)
     return target
+
+
+def _title(folder: Path) -> str:
+    """The run's folder; a folder called just "run" says nothing, so its parent goes first."""
+    place = folder.resolve()
+    return f"{place.parent.name} / {place.name}" if place.name in ("run", "out") and place.parent.name else place.name
 
 
 def _held(read: Any) -> Any:
@@ -127,7 +135,7 @@ def render(
         "stages": [list(stage) for stage in frame.stages],
         "relations": {"measures": relation_view["measures"]} if relation_view else None,
         "map": map_view(relations, frame) if relations is not None else None,
-        "plan": {key: plan_values[key] for key in ("gain", "together", "solvers", "bound", "objective", "order", "phase", "explain")}
+        "plan": {key: plan_values[key] for key in ("gain", "pulls", "together", "order", "phase")}
         if plan_values
         else None,
         "training": training,
@@ -156,7 +164,9 @@ def render(
         training=training,
         outcome=outcome,
         summary=summarise(frame.names, relation_view, plan_values, outcome, is_run),
-        provenance=provenance_view(config=config, environment=environment, plan=plan, relations=relations, manifest=manifest),
+        provenance=provenance_view(
+            config=config, environment=environment, plan=plan, relations=relations, manifest=manifest
+        ),
         is_run=is_run,
     )
     # A lone surrogate in a name has no UTF-8 form; it is shown as a question mark rather than losing the page.
@@ -188,9 +198,18 @@ def _jinja() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_frame.number, fixed=_frame.fixed, signed=_frame.signed, percent=_frame.percent, plural=_frame.plural, joined=_frame.join
+        number=_frame.number,
+        fixed=_frame.fixed,
+        signed=_frame.signed,
+        percent=_frame.percent,
+        plural=_frame.plural,
+        joined=_frame.join,
     )
     return environment

@@ -48,6 +48,7 @@ def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str
         ],
         "trivial": _trivial(plan),
         "gain": pack(gain, symmetric=True) if gain is not None and np.isfinite(gain).any() else None,
+        "pulls": _pulls(gain, frame),
         "solvers": _solvers(plan),
         "order": _order(plan),
         "together": pack(together, symmetric=True) if together is not None else None,
@@ -95,6 +96,24 @@ def _stage(index: int, plan: Plan, frame: Frame, gain: NDArray[np.float64] | Non
     return {"number": index + 1, "names": list(names), "at": list(at), "gain": inside, "worst": worst, "used": used}
 
 
+def _pulls(gain: NDArray[np.float64] | None, frame: Frame, count: int = 5) -> dict[str, list[list[float]]] | None:
+    """The pairs that gain most and lose most in one stage, as [row, column, gain]; only true gains and true losses."""
+    if gain is None:
+        return None
+    rows, columns = np.triu_indices(frame.k, 1)
+    flat = gain[rows, columns]
+    good = np.flatnonzero(np.isfinite(flat))
+    ranked = good[np.argsort(flat[good], kind="stable")]
+
+    def listed(chosen: NDArray[np.intp]) -> list[list[float]]:
+        return [[int(rows[i]), int(columns[i]), float(flat[i])] for i in chosen]
+
+    return {
+        "together": listed(ranked[flat[ranked] > 0][::-1][:count]),
+        "apart": listed(ranked[flat[ranked] < 0][:count]),
+    }
+
+
 def _trivial(plan: Plan) -> str | None:
     domains = sum(len(stage) for stage in plan.stages)
     if len(plan.stages) == 1 and domains > 1:
@@ -119,13 +138,25 @@ def _solvers(plan: Plan) -> list[dict[str, Any]]:
                 "gap": finite(row.get("gap")),
                 "seconds": finite(row.get("seconds")),
                 "feasible": feasible,
-                "note": str(row.get("note") or ""),
+                "note": ""
+                if str(row.get("note") or "").lower() == str(row.get("name", "")).replace("_", " ")
+                else str(row.get("note") or ""),
                 "short": None if value is None or ours is None else ours - value,
-                "best": value is not None and ours is not None and feasible and value >= ours - 1e-9 * max(1.0, abs(ours)),
+                "own": str(row.get("name", "")) == "kinfold",
+                "best": value is not None
+                and ours is not None
+                and feasible
+                and value >= ours - 1e-9 * max(1.0, abs(ours)),
             }
         )
     return sorted(
-        rows, key=lambda row: (not row["feasible"], -(row["objective"] if row["objective"] is not None else -np.inf), row["name"])
+        rows,
+        key=lambda row: (
+            not row["feasible"],
+            -round(row["objective"], 9) if row["objective"] is not None else np.inf,
+            not row["own"],
+            row["name"],
+        ),
     )
 
 
@@ -227,7 +258,12 @@ def _explain(plan: Plan, frame: Frame, together: NDArray[np.float64] | None) -> 
         )
     return sorted(
         rows,
-        key=lambda row: (row["margin"] is None, row["margin"] if row["margin"] is not None else 0.0, row["stage"], row["name"]),
+        key=lambda row: (
+            row["margin"] is None,
+            row["margin"] if row["margin"] is not None else 0.0,
+            row["stage"],
+            row["name"],
+        ),
     )
 
 
@@ -273,7 +309,10 @@ def _theory(theory: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {
         "columns": [str(name).replace("_", " ") for name in terms],
         "rows": [
-            {"name": _TERMS.get(name, name.replace("_", " ")), "values": [number(column.get(name), 4) for column in terms.values()]}
+            {
+                "name": _TERMS.get(name, name.replace("_", " ")),
+                "values": [number(column.get(name), 4) for column in terms.values()],
+            }
             for name in names
         ],
         "corollary": sentence,

@@ -39,6 +39,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _settings(holder: Any) -> dict[str, Any]:
+    return {"seed": getattr(holder, "seed", None), **dict(getattr(holder, "settings", None) or {})}
+
+
 def provenance_view(
     *,
     config: Mapping[str, Any] | None = None,
@@ -63,11 +67,9 @@ def provenance_view(
         ("Run", flatten(run)),
         ("Versions", flatten(versions)),
         ("Machine", flatten(environment)),
-        ("Measuring: settings", flatten({"seed": getattr(relations, "seed", None), **dict(getattr(relations, "settings", None) or {})})
-         if relations is not None else []),
-        ("Planning: settings", flatten({"seed": getattr(plan, "seed", None), **dict(getattr(plan, "settings", None) or {})})
-         if plan is not None else []),
+        ("Measuring: settings", flatten(_settings(relations)) if relations is not None else []),
+        ("Planning: settings", flatten(_settings(plan)) if plan is not None else []),
         ("Training: resolved configuration", flatten(config or {})),
         ("Fingerprints of data, tokenizer and settings", flatten(prints)),
-    ]  # fmt: skip
+    ]
     return [{"title": title, "rows": rows} for title, rows in groups if rows]

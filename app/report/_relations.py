@@ -23,24 +23,29 @@ _FIRST = (
 
 # What a value says, for readers who do not know the measure.
 _SAYS = {
-    "js": "How differently two domains use words: Jensen–Shannon divergence of their token counts, with the bias of small samples "
-    "taken off. 0 = the same text statistically, 1 = not one token in common.",
+    "js": "How differently two domains use words: Jensen–Shannon divergence of their token counts, with the "
+    "bias of small samples taken off. 0 = the same text statistically, 1 = not one token in common.",
     "js_plugin": "The same divergence without the correction: too high for small domains. Here for comparison.",
-    "jaccard": "The share of distinct tokens that two domains have in common, at equal sample sizes. 1 = the same vocabulary.",
+    "jaccard": "The share of distinct tokens that two domains have in common, at equal sample sizes. "
+    "1 = the same vocabulary.",
     "ruzicka": "Vocabulary overlap weighted by how often tokens occur. 1 = the same counts.",
     "cosine": "Angle between the mean embeddings of two domains, corrected for sample noise. Raw means crowd near 1.",
-    "cosine_centred": "Angle between mean embeddings after subtracting the mean of all domains: positive = same side of the middle, "
-    "negative = opposite sides.",
-    "mmd2": "Squared maximum mean discrepancy of document embeddings, unbiased: about 0 (or just below) when two domains cannot be "
-    "told apart by meaning, larger when they can.",
-    "mmd2_p": "Probability of an MMD² at least this large if the two domains were one, corrected for the number of pairs.",
-    "synergy": "Half vocabulary overlap, half cosine of mean embeddings: what a pair is expected to gain from training together.",
+    "cosine_centred": "Angle between mean embeddings after subtracting the mean of all domains: positive = "
+    "same side of the middle, negative = opposite sides.",
+    "mmd2": "Squared maximum mean discrepancy of document embeddings, unbiased: about 0 (or just below) when two "
+    "domains cannot be told apart by meaning, larger when they can.",
+    "mmd2_p": "Probability of an MMD² at least this large if the two domains were one, corrected for the number "
+    "of pairs.",
+    "synergy": "Half vocabulary overlap, half cosine of mean embeddings: what a pair is expected to gain from "
+    "training together.",
     "synergy_centred": "Synergy with the centred cosine, which spreads pairs further apart.",
     "discrepancy": "A weighted mean of the discrepancy measures, as chosen in the settings.",
-    "class_mean_cosine": "Whether the labels point the same way in both domains: cosine of the differences of class means.",
+    "class_mean_cosine": "Whether the labels point the same way in both domains: cosine of the differences of "
+    "class means.",
     "probe_transfer": "How well a linear classifier trained on the row's domain works on the column's.",
     "proxy_a_distance": "How easily a classifier tells two domains apart: 0 = cannot, 2 = always.",
-    "gradient_affinity": "Whether a training step on the row's domain also lowers the loss of the column's, to first order.",
+    "gradient_affinity": "Whether a training step on the row's domain also lowers the loss of the column's, to "
+    "first order.",
 }  # fmt: skip
 
 # Beyond this many packed cells the page drops intervals of the lesser measures, then the measures themselves.

@@ -10,7 +10,11 @@ __all__ = ["summarise"]
 
 
 def summarise(
-    names: tuple[str, ...], relations: dict[str, Any] | None, plan: dict[str, Any] | None, outcome: dict[str, Any] | None, trained: bool
+    names: tuple[str, ...],
+    relations: dict[str, Any] | None,
+    plan: dict[str, Any] | None,
+    outcome: dict[str, Any] | None,
+    trained: bool,
 ) -> dict[str, Any]:
     """Three sentences (relations, plan, outcome), each left out when its part is missing, and the tiles beside them."""
     sentences = [
@@ -45,7 +49,9 @@ def _relations(names: tuple[str, ...], view: dict[str, Any] | None) -> str:
             text += "; no pair can be told from two halves of one domain, so these measurements separate nothing."
         else:
             verb = "differ" if measure["noisy"] > 1 else "differs"
-            text += f"; {measure['noisy']:,} of {measure['pairs']:,} pairs {verb} no more than two halves of one domain do."
+            text += (
+                f"; {measure['noisy']:,} of {measure['pairs']:,} pairs {verb} no more than two halves of one domain do."
+            )
     else:
         text += "."
     return text
@@ -54,7 +60,11 @@ def _relations(names: tuple[str, ...], view: dict[str, Any] | None) -> str:
 def _lower(title: str) -> str:
     """A title inside a sentence: its first letter small unless the word is a name or an abbreviation."""
     word = title.split(" ")[0]
-    return title if word.isupper() or word.startswith(("Jensen", "Jaccard", "Ruzicka", "MMD")) else title[:1].lower() + title[1:]
+    return (
+        title
+        if word.isupper() or word.startswith(("Jensen", "Jaccard", "Ruzicka", "MMD"))
+        else title[:1].lower() + title[1:]
+    )
 
 
 def _plan(plan: dict[str, Any] | None) -> str:
@@ -81,7 +91,8 @@ def _plan(plan: dict[str, Any] | None) -> str:
         fragile = plan["fragile"]
         if fragile:
             are = "are" if len(fragile) > 1 else "is"
-            sure += f", but {join(fragile)} {are} fragile: on resampled documents {'they' if len(fragile) > 1 else 'it'} often moved"
+            they = "they" if len(fragile) > 1 else "it"
+            sure += f", but {join(fragile)} {are} fragile: on resampled documents {they} often moved"
         else:
             sure += f", and no domain is fragile over {plural(plan['replicates'], 'resampled plan')}"
     return f"{what}; {sure}."
@@ -96,16 +107,16 @@ def _outcome(outcome: dict[str, Any] | None, trained: bool) -> str:
     if counts["unknown"] == total:
         known = [row for row in rows if row["change"] is not None]
         fell = sum(row["change"] < 0 for row in known)
-        return (
-            f"The {split} loss fell in {fell} of {plural(total, 'domain')}, but no intervals were computed, so none of it can be told from chance."
-        )
+        fact = f"The {split} loss fell in {fell} of {plural(total, 'domain')}"
+        return f"{fact}, but no intervals were computed, so none of it can be told from chance."
     if not counts["better"] and not counts["worse"]:
         return f"Training changed no domain's {split} loss by more than its 95 % interval: there is no gain to report."
     text = ""
     if counts["better"]:
         best = next(row for row in rows if row["verdict"] == "better")
         all_ = "all" if counts["better"] == total and total > 1 else f"{counts['better']} of"
-        text = f"Training lowered the {split} loss of {all_} {plural(total, 'domain')} beyond the 95 % interval, most for {quote(best['name'])}"
+        text = f"Training lowered the {split} loss of {all_} {plural(total, 'domain')} beyond the 95 % interval"
+        text += f", most for {quote(best['name'])}"
         if best["before"] is not None and best["final"] is not None:
             text += f" ({number(best['before'])} to {number(best['final'])})"
     else:
@@ -123,27 +134,39 @@ def _outcome(outcome: dict[str, Any] | None, trained: bool) -> str:
 
 
 def _tiles(
-    names: tuple[str, ...], relations: dict[str, Any] | None, plan: dict[str, Any] | None, outcome: dict[str, Any] | None
+    names: tuple[str, ...],
+    relations: dict[str, Any] | None,
+    plan: dict[str, Any] | None,
+    outcome: dict[str, Any] | None,
 ) -> list[dict[str, str]]:
     """Four figures that answer: how alike, which plan, how sure, did it help."""
     tiles: list[dict[str, str]] = []
     measure = next((m for m in relations["measures"] if "noisy" in m), None) if relations else None
     if measure and measure["pairs"]:
-        apart = measure["pairs"] - measure["noisy"]
+        apart, title = measure["pairs"] - measure["noisy"], _lower(measure["title"].split(" (")[0])
         tiles.append(
             {
                 "value": percent(apart / measure["pairs"], 3),
                 "label": "of pairs really differ",
-                "note": f"{apart:,} of {measure['pairs']:,} pairs stand above the noise floor of {_lower(measure['title'].split(' (')[0])}",
+                "note": f"{apart:,} of {measure['pairs']:,} pairs stand above the noise floor of {title}",
                 "href": "#relations",
             }
         )
     elif relations:
-        tiles.append({"value": str(len(names)), "label": "domains measured", "note": "no noise floor was computed", "href": "#relations"})
+        tiles.append(
+            {
+                "value": str(len(names)),
+                "label": "domains measured",
+                "note": "no noise floor was computed",
+                "href": "#relations",
+            }
+        )
     if plan:
-        count = len(plan["stages"])
+        sizes = [len(stage["names"]) for stage in plan["stages"]]
+        count = len(sizes)
         note = {"together": "everything together: a trivial plan", "alone": "every domain alone: a trivial plan"}.get(
-            plan["trivial"] or "", f"{plural(sum(len(s['names']) for s in plan['stages']), 'domain')}, {_range([len(s['names']) for s in plan['stages']])} to a stage"
+            plan["trivial"] or "",
+            f"{plural(sum(sizes), 'domain')}, {_range(sizes)} to a stage",
         )
         tiles.append({"value": str(count), "label": "stage" if count == 1 else "stages", "note": note, "href": "#plan"})
         if plan["by_hand"]:
@@ -155,10 +178,18 @@ def _tiles(
         else:
             value, label = "open", "no certificate"
         if plan["certainty"] is not None:
-            note = f"{percent(plan['certainty'])} of pairs placed the same way over {plural(plan['replicates'], 'resampled plan')}"
+            plans = plural(plan["replicates"], "resampled plan")
+            note = f"{percent(plan['certainty'])} of pairs placed the same way over {plans}"
         else:
             note = "not checked against resampled documents"
-        tiles.append({"value": value, "label": label, "note": note, "href": "#confidence" if plan["certainty"] is not None else "#plan"})
+        tiles.append(
+            {
+                "value": value,
+                "label": label,
+                "note": note,
+                "href": "#confidence" if plan["certainty"] is not None else "#plan",
+            }
+        )
     if outcome:
         counts, total = outcome["counts"], len(outcome["rows"])
         if counts["unknown"] == total:

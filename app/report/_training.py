@@ -17,7 +17,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
-    """Charts of the loss, its parts and weights, every domain, the speed and the memory over tokens; None without steps."""
+    """Charts of the loss, its parts, every domain, the speed and more over tokens; None without steps."""
     rows = [row for row in metrics if isinstance(row, Mapping)]
     if not rows:
         return None
@@ -34,7 +34,9 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
     # The first drawn point of every stage: lines do not run across a boundary.
     breaks = [k for k in range(1, len(edges)) if stage[edges[k][0]] != stage[edges[k - 1][0]]]
     starts = [i for i in range(len(stage)) if i == 0 or stage[i] != stage[i - 1]]
-    marks = [{"x": float(position[i - 1]) if i else 0.0, "label": f"stage {stage[i] + 1}", "stage": stage[i]} for i in starts]
+    marks = [
+        {"x": float(position[i - 1]) if i else 0.0, "label": f"stage {stage[i] + 1}", "stage": stage[i]} for i in starts
+    ]
 
     def thin(values: NDArray[np.float64]) -> list[float | None]:
         out: list[float | None] = []
@@ -46,9 +48,13 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
 
     charts: list[dict[str, Any]] = []
 
-    def chart(identity: str, title: str, caption: str, series: list[tuple[str, int | None, NDArray[np.float64]]], **extra: Any) -> None:
+    def chart(
+        identity: str, title: str, caption: str, series: list[tuple[str, int | None, NDArray[np.float64]]], **extra: Any
+    ) -> None:
         drawn = [
-            {"name": name, "stage": number, "y": thin(values)} for name, number, values in series if np.isfinite(values).any()
+            {"name": name, "stage": number, "y": thin(values)}
+            for name, number, values in series
+            if np.isfinite(values).any()
         ]
         if drawn:
             charts.append({"id": identity, "title": title, "caption": caption, "series": drawn, **extra})
@@ -57,48 +63,93 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
     chart(
         "loss",
         "Loss and its parts",
-        "The total that is minimised, in ink, and the terms it is made of before weighting. Falling is learning; a jump at a dotted line "
-        "is a new stage with new domains.",
+        "The total that is minimised, in ink, and the terms it is made of before weighting. Falling is learning; a "
+        "jump at a dotted line is a new stage with new domains.",
         [("total", None, _column(rows, "loss")), *((name, None, values) for name, values in parts.items())],
     )
     per_domain = _nested(rows, "per_domain")
-    where = {name: at for name, at in zip(frame.names, frame.stage_of, strict=True)}
+    where = dict(zip(frame.names, frame.stage_of, strict=True))
     chart(
         "domains",
         "Training loss of each domain",
-        "One line a domain, coloured by its stage; a line lives only while its stage trains. Point at a line, or choose a name, to single it out.",
-        sorted(((name, where.get(name), values) for name, values in per_domain.items()), key=lambda s: (s[1] is None, s[1] or 0, s[0])),
+        "One line a domain, coloured by its stage; a line lives only while its stage trains. Point at a line, or "
+        "choose a name, to single it out.",
+        sorted(
+            ((name, where.get(name), values) for name, values in per_domain.items()),
+            key=lambda s: (s[1] is None, s[1] or 0, s[0]),
+        ),
         pick=True,
     )
     weights = _nested(rows, "weights")
-    if any(np.nanmax(values) > np.nanmin(values) for values in weights.values() if np.isfinite(values).any()) or len(weights) > 1:
+    if (
+        any(np.nanmax(values) > np.nanmin(values) for values in weights.values() if np.isfinite(values).any())
+        or len(weights) > 1
+    ):
         chart(
             "weights",
             "Weights of the parts",
-            "What each part counts in the total. Flat lines are weights set by hand; moving ones were adapted during training.",
+            "What each part counts in the total. Flat lines are weights set by hand; moving ones were adapted "
+            "during training.",
             [(name, None, values) for name, values in weights.items()],
             zero=True,
         )
     seconds = _column(rows, "seconds")
     if np.isfinite(seconds).any():
-        cumulative = len(rows) > 2 and bool((np.diff(seconds[np.isfinite(seconds)]) > 0).all()) and seconds[0] < seconds[-1] / 2
+        cumulative = (
+            len(rows) > 2 and bool((np.diff(seconds[np.isfinite(seconds)]) > 0).all()) and seconds[0] < seconds[-1] / 2
+        )
         took = np.diff(seconds, prepend=0.0) if cumulative else seconds
         with np.errstate(divide="ignore", invalid="ignore"):
             speed = np.where(took > 0, steps / took, np.nan)
-        chart("speed", "Throughput", "Tokens of documents trained per second; dips are evaluations, checkpoints or a busy machine.",
-              [("tokens per second", None, speed)], zero=True, unit="tokens/s")  # fmt: skip
-    memory = next((key for key in ("memory", "memory_bytes", "peak_memory", "peak_memory_bytes", "rss") if key in rows[-1]), None)
+        chart(
+            "speed",
+            "Throughput",
+            "Tokens of documents trained per second; dips are evaluations, checkpoints or a busy machine.",
+            [("tokens per second", None, speed)],
+            zero=True,
+            unit="tokens/s",
+        )
+    memory = next(
+        (key for key in ("memory", "memory_bytes", "peak_memory", "peak_memory_bytes", "rss") if key in rows[-1]), None
+    )
     if memory is not None:
-        chart("memory", "Memory", "Most memory in use up to each step.", [("peak", None, _column(rows, memory))], zero=True, unit="bytes")
-    chart("gradient", "Gradient norm", "Length of the gradient before clipping. Spikes are hard batches; steady growth is a warning.",
-          [("gradient norm", None, _column(rows, "grad_norm"))], zero=True)  # fmt: skip
+        chart(
+            "memory",
+            "Memory",
+            "Most memory in use up to each step.",
+            [("peak", None, _column(rows, memory))],
+            zero=True,
+            unit="bytes",
+        )
+    chart(
+        "gradient",
+        "Gradient norm",
+        "Length of the gradient before clipping. Spikes are hard batches; steady growth is a warning.",
+        [("gradient norm", None, _column(rows, "grad_norm"))],
+        zero=True,
+    )
     norms = _nested(rows, "norms")
     if norms:
-        chart("norms", "Size of the adapters", "Frobenius norms of the low-rank updates, which the bounds ρ limit.",
-              [(name, where.get(name.split("/")[-1].removeprefix("domain:")), values) for name, values in norms.items()],
-              zero=True, pick=len(norms) > 8)  # fmt: skip
-    chart("rate", "Learning rate", "The schedule; it starts again with every stage.", [("learning rate", None, _column(rows, "lr"))], zero=True)
-    total_seconds = float(np.nansum(seconds if not np.isfinite(seconds).any() or not _is_running(seconds) else np.diff(seconds, prepend=0.0)))
+        chart(
+            "norms",
+            "Size of the adapters",
+            "Frobenius norms of the low-rank updates, which the bounds ρ limit.",
+            [(name, where.get(name.split("/")[-1].removeprefix("domain:")), values) for name, values in norms.items()],
+            zero=True,
+            pick=len(norms) > 8,
+        )
+    chart(
+        "rate",
+        "Learning rate",
+        "The schedule; it starts again with every stage.",
+        [("learning rate", None, _column(rows, "lr"))],
+        zero=True,
+    )
+    total_seconds = float(
+        np.nansum(
+            seconds if not np.isfinite(seconds).any() or not _is_running(seconds) else np.diff(seconds, prepend=0.0)
+        )
+    )
     return {
         "axis": axis,
         "x": x,
@@ -132,7 +183,9 @@ def _nested(rows: Rows, key: str) -> dict[str, NDArray[np.float64]]:
     for name in names:
         out[name] = np.array(
             [
-                np.nan if not isinstance(row.get(key), Mapping) or (value := finite(row[key].get(name))) is None else value
+                np.nan
+                if not isinstance(row.get(key), Mapping) or (value := finite(row[key].get(name))) is None
+                else value
                 for row in rows
             ],
             dtype=np.float64,

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._frame import finite, fixed, number
+from ._frame import finite, fixed, number, places
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.table import Table
+    from rich.text import Text
 
     from ...metrics.relations import Relations
     from ...partition.plan import Plan
@@ -23,7 +26,7 @@ _MOST = 60
 _LABEL = 16
 
 
-def _text(name: Any, limit: int = 24) -> Any:
+def _text(name: Any, limit: int = 24) -> Text:
     from rich.text import Text
 
     from ...metrics._plots import short
@@ -32,13 +35,15 @@ def _text(name: Any, limit: int = 24) -> Any:
     return Text(short(clean(str(name)), limit))
 
 
-def _table(*columns: tuple[str, str]) -> Any:
+def _table(*columns: tuple[str, str]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title, side in columns:
         left = side == "left"
-        table.add_column(title, justify="left" if left else "right", no_wrap=not left, overflow="fold" if left else "ellipsis")
+        table.add_column(
+            title, justify="left" if left else "right", no_wrap=not left, overflow="fold" if left else "ellipsis"
+        )
     return table
 
 
@@ -48,7 +53,7 @@ class _Heatmap:
     def __init__(self, relations: Relations, measure: str, order: list[int]) -> None:
         self.relations, self.measure, self.order = relations, measure, order
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType | Segment]:
         import numpy as np
         from rich.cells import cell_len, set_cell_size
         from rich.segment import Segment
@@ -73,7 +78,9 @@ class _Heatmap:
         colours = _cividis() if console.color_system is not None and not options.ascii_only else None
         different, alike = ("bright", "dark") if info.kind == "discrepancy" else ("dark", "bright")
         if colours is None:
-            different, alike = (word.replace("bright", "dense").replace("dark", "sparse") for word in (different, alike))
+            different, alike = (
+                word.replace("bright", "dense").replace("dark", "sparse") for word in (different, alike)
+            )
         unit = f", {info.unit}" if info.unit else ""
         yield Text(f"{info.title}{unit}: {alike} = alike, {different} = different", style="bold")
         for row, i in enumerate(order):
@@ -139,10 +146,12 @@ def relations_table(relations: Relations, pairs: int = 5) -> RenderableType:
     rows, columns = np.triu_indices(len(value), 1)
     ranked = np.argsort(value[rows, columns], kind="stable")
     if len(ranked) > 2 * pairs:
-        chosen = [*ranked[:pairs], None, *ranked[-pairs:]]
+        chosen: list[int | None] = [*map(int, ranked[:pairs]), None, *map(int, ranked[-pairs:])]
     else:
-        chosen = list(ranked)
-    table = _table(("pair", "left"), (measure, "right"), ("95 % interval", "right"), (partner or "", "right"), ("", "left"))
+        chosen = list(map(int, ranked))
+    table = _table(
+        ("pair", "left"), (measure, "right"), ("95 % interval", "right"), (partner or "", "right"), ("", "left")
+    )
     for place in chosen:
         if place is None:
             table.add_row("…", "", "", "", "")
@@ -175,7 +184,9 @@ def plan_table(plan: Plan) -> RenderableType:
             names.append_text(_text(name, 30))
         shares = []
         for key in limits:
-            used = float(len(stage)) if key == "domains" else sum(float(plan.sizes[key].get(name, 0.0)) for name in stage)
+            used = (
+                float(len(stage)) if key == "domains" else sum(float(plan.sizes[key].get(name, 0.0)) for name in stage)
+            )
             shares.append(f"{number(used)} ({used / float(plan.budget[key]):.0%})")
         table.add_row(str(index + 1), names, *shares)
     facts = [plan.certificate]
@@ -215,17 +226,31 @@ def outcome_table(evaluation: Mapping[str, Any]) -> RenderableType:
             mean = last - first
         rows.append((name, first, last, mean, finite(cell.get("low")), finite(cell.get("high"))))
     rows.sort(key=lambda row: (row[3] is None, row[3] or 0.0, row[0]))
-    words = {"better": Text("better", style="green"), "worse": Text("worse", style="red"), "unclear": Text("within interval", style="dim"),
-             "unknown": Text("no interval", style="dim")}  # fmt: skip
-    table = _table(("domain", "left"), ("stage", "right"), ("before", "right"), ("after", "right"), ("change", "right"), ("95 % interval", "right"), ("", "left"))
+    words = {
+        "better": Text("better", style="green"),
+        "worse": Text("worse", style="red"),
+        "unclear": Text("within interval", style="dim"),
+        "unknown": Text("no interval", style="dim"),
+    }
+    table = _table(
+        ("domain", "left"),
+        ("stage", "right"),
+        ("before", "right"),
+        ("after", "right"),
+        ("change", "right"),
+        ("95 % interval", "right"),
+        ("", "left"),
+    )
     for name, first, last, mean, low, high in rows:
+        # A small but certain change must not read as zero.
+        digits = places((low, high), 2, 5) if verdict(mean, low, high) in ("better", "worse") else 2
         table.add_row(
             _text(name, 16),
             str(where[name] + 1) if name in where else "–",
             fixed(first),
             fixed(last),
-            fixed(mean, sign=True),
-            f"{fixed(low, 2, sign=True)} {fixed(high, 2, sign=True)}" if low is not None else "–",
+            fixed(mean, digits + 1, sign=True),
+            f"{fixed(low, digits, sign=True)} {fixed(high, digits, sign=True)}" if low is not None else "–",
             words[verdict(mean, low, high)],
         )
     out: list[RenderableType] = [table]

@@ -52,7 +52,7 @@ function show(value, digits = 3) {
   return text.replace("-", "−");
 }
 const brief = (v) => (Math.abs(v) >= 1e6 ? `${+(v / 1e6).toFixed(2)} M` : Math.abs(v) >= 1e4 ? `${+(v / 1e3).toFixed(1)} k` : show(v)).replace("-", "−");
-const fixed = (value, decimals = 3) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(decimals).replace("-", "−"));
+const fixed = (value, decimals = 3) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(decimals).replace(/^-(?=[0.]+$)/, "").replace("-", "−"));
 const signed = (value, digits) => (value > 0 ? "+" : "") + show(value, digits);
 
 /* A packed matrix (see _frame.pack) as a function of row and column. */

@@ -48,7 +48,10 @@ function heatmap(host, spec) {
     const labelWidth = Math.min(narrow ? 96 : 168, Math.max(34, letters * 6.9 + 18));
     const room = full - labelWidth - 2;
     const least = nc > 120 ? 2 : nc > 40 ? (narrow ? 9 : 8) : narrow ? 12 : 11;
-    cell = Math.max(least, Math.min(Math.max(spec.maxCell || 46, Math.min(92, 400 / nc)), Math.floor(room / nc)));
+    const widest = Math.max(spec.maxCell || 46, Math.min(92, 480 / nc)), reach = Math.min(20, Math.max(...spec.cols.map((t) => Array.from(t).length)));
+    cell = Math.max(least, Math.min(widest, Math.floor(room / nc)));
+    /* Slanted labels lean over the right edge: the cells make room for the last ones. */
+    if (cell >= 26 && nc <= 24) cell = Math.max(least, Math.min(widest, Math.floor((room - Math.min(70, reach * 5.2)) / nc)));
     high = spec.square ? cell : Math.max(16, Math.min(30, cell));
     const font = Math.min(12, Math.max(7.5, cell * 0.92)), rowFont = Math.min(12, Math.max(7.5, high * 0.92));
     const labelled = cell >= 7, slanted = cell >= 26 && nc <= 24;

@@ -50,7 +50,17 @@ function square(where, packed, options) {
 
 function plan() {
   const p = DATA.plan;
-  if (host("gain") && p.gain) square(host("gain"), p.gain, { mode: "div", label: "Gain of every pair", legend: ["apart", "together", null], extra: (i, j) => (i === j ? [] : [el("div", { class: "row" }, unpack(p.gain).at(i, j) >= 0 ? "better together" : "better apart")]) });
+  if (host("gain") && p.gain) {
+    const left = el("div"), ranks = el("div", { class: "ranks" });
+    for (const [title, pairs] of [["Expected to help each other", p.pulls.together], ["Expected to hurt each other", p.pulls.apart]]) {
+      if (!pairs.length) continue;
+      const list = el("ol");
+      for (const [i, j, value] of pairs) list.append(el("li", null, el("span", null, name(i), " × ", name(j)), el("b", null, (value > 0 ? "+" : "") + fixed(value, 2))));
+      ranks.append(el("div", null, el("h5", null, title), list));
+    }
+    host("gain").append(el("div", { class: "split" }, left, ranks));
+    square(left, p.gain, { mode: "div", label: "Gain of every pair", legend: ["apart", "together", null], extra: (i, j) => (i === j ? [] : [el("div", { class: "row" }, unpack(p.gain).at(i, j) >= 0 ? "better together" : "better apart")]) });
+  }
   if (host("together") && p.together) square(host("together"), p.together, { mode: "share", limits: [0, 1], percent: true, label: "How often pairs stay together", legend: ["never", "always", null] });
   if (host("affinity") && p.order && p.order.affinity) {
     const v = unpack(p.order.affinity), names = DATA.stages.map((_, t) => `stage ${t + 1}`), own = DATA.stages.map((_, t) => t);

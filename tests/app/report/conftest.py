@@ -20,12 +20,69 @@ import pytest
 import yaml
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-WORDS = (
-    "contracts statutes patents tax rulings case law recipes baking gardening travel hiking cycling football chess "
-    "poetry drama novels essays letters astronomy physics chemistry biology medicine nursing pharmacy dentistry python rust "
-    "kernel networks databases compilers statistics geometry algebra news finance sport weather politics film music reviews "
-    "radio toys games tools kitchen camera phones laptops harbour shipping railways aviation energy mining forestry fishing"
-).split()
+WORDS = [
+    "contracts",
+    "statutes",
+    "patents",
+    "tax",
+    "rulings",
+    "case",
+    "law",
+    "recipes",
+    "baking",
+    "gardening",
+    "travel",
+    "hiking",
+    "cycling",
+    "football",
+    "chess",
+    "poetry",
+    "drama",
+    "novels",
+    "essays",
+    "letters",
+    "astronomy",
+    "physics",
+    "chemistry",
+    "biology",
+    "medicine",
+    "nursing",
+    "pharmacy",
+    "dentistry",
+    "python",
+    "rust",
+    "kernel",
+    "networks",
+    "databases",
+    "compilers",
+    "statistics",
+    "geometry",
+    "algebra",
+    "news",
+    "finance",
+    "sport",
+    "weather",
+    "politics",
+    "film",
+    "music",
+    "reviews",
+    "radio",
+    "toys",
+    "games",
+    "tools",
+    "kitchen",
+    "camera",
+    "phones",
+    "laptops",
+    "harbour",
+    "shipping",
+    "railways",
+    "aviation",
+    "energy",
+    "mining",
+    "forestry",
+    "fishing",
+]
 
 
 def make_names(k: int) -> list[str]:
@@ -113,12 +170,23 @@ def make_plan(relations, seed: int = 0):
         here = sums[label[i]]
         other = max((t for t in range(len(stages)) if t != label[i]), key=lambda t: sums[t])
         explain[name] = {
-            "stage": int(label[i]), "gain": float(here), "best_other": other, "best_other_gain": float(sums[other]),
-            "margin": float(here - sums[other]), "binding": ["tokens budget"] if i % 5 == 0 else [],
-        }  # fmt: skip
+            "stage": int(label[i]),
+            "gain": float(here),
+            "best_other": other,
+            "best_other_gain": float(sums[other]),
+            "margin": float(here - sums[other]),
+            "binding": ["tokens budget"] if i % 5 == 0 else [],
+        }
     tokens = {name: float(value) for name, value in zip(names, relations.tokens, strict=True)}
     most = max(sum(tokens[name] for name in stage) for stage in stages)
-    peers = [("exact", 0.0), ("annealing", 0.0), ("average linkage", 0.08), ("single linkage", 0.3), ("random", 0.9), ("one stage", 1.4)]
+    peers = [
+        ("kinfold", 0.0),
+        ("annealing", 0.0),
+        ("average linkage", 0.08),
+        ("single linkage", 0.3),
+        ("random", 0.9),
+        ("one stage", 1.4),
+    ]
     return Plan(
         stages=tuple(stages),
         domains=tuple(names),
@@ -135,20 +203,37 @@ def make_plan(relations, seed: int = 0):
         seed=seed,
         fingerprints={"relations": relations.digest},
         solvers=tuple(
-            {"name": name, "objective": objective - loss * abs(objective), "gap": None, "seconds": 0.01 + loss, "stages": len(stages)}
+            {
+                "name": name,
+                "objective": objective - loss * abs(objective),
+                "gap": None,
+                "seconds": 0.01 + loss,
+                "stages": len(stages),
+            }
             for name, loss in peers
         ),
-        order={"affinity": rng.random((len(stages),) * 2).round(3).tolist(), "score": 2.31, "method": "optimal", "exact": True,
-               "rivals": {"reverse": 1.9, "random": 1.2}},
+        order={
+            "affinity": rng.random((len(stages),) * 2).round(3).tolist(),
+            "score": 2.31,
+            "method": "optimal",
+            "exact": True,
+            "rivals": {"reverse": 1.9, "random": 1.2},
+        },
         confidence={"co_assignment": together.tolist(), "fragile": names[1:3], "replicates": 100},
-        phase={"lam": [0.25, 0.5, 1.0, 2.0], "budget": [1e5, 3e5, 1e6, 3e6], "resource": "tokens",
-               "n_stages": [[None, None, n + 1, n], [k, k - 1, n, n], [k, n + 1, n, 2], [k, n, n, 1]]},
+        phase={
+            "lam": [0.25, 0.5, 1.0, 2.0],
+            "budget": [1e5, 3e5, 1e6, 3e6],
+            "resource": "tokens",
+            "n_stages": [[None, None, n + 1, n], [k, k - 1, n, n], [k, n + 1, n, 2], [k, n, n, 1]],
+        },
         explain=explain,
-        theory={"terms": {"plan": {"stages": 3.0, "discrepancy": 1.234}, "all_in_one": {"stages": 1.0, "discrepancy": 4.5}},
-                "corollary": {"premise_pairs": 42, "held": 40, "note": "This one is constrained."}},
+        theory={
+            "terms": {"plan": {"stages": 3.0, "discrepancy": 1.234}, "all_in_one": {"stages": 1.0, "discrepancy": 4.5}},
+            "corollary": {"premise_pairs": 42, "held": 40, "note": "This one is constrained."},
+        },
         warnings=("The tokens budget binds in stage 2.",),
         seconds=1.7,
-    )  # fmt: skip
+    )
 
 
 def make_run(folder: Path, k: int, seed: int = 0, *, steps: int = 120, evaluated: bool = True, relations=True) -> Path:
@@ -160,11 +245,23 @@ def make_run(folder: Path, k: int, seed: int = 0, *, steps: int = 120, evaluated
     if relations:
         found.save(folder)
     names, stages = list(plan.domains), [list(stage) for stage in plan.stages]
-    manifest = {"version": 1, "state": "finished" if evaluated else "running", "seed": seed, "model": "tiny", "domains": names,
-                "stages": stages, "fingerprints": {"model": "cd" * 16}, "settings": {}}  # fmt: skip
+    manifest = {
+        "version": 1,
+        "state": "finished" if evaluated else "running",
+        "seed": seed,
+        "model": "tiny",
+        "domains": names,
+        "stages": stages,
+        "fingerprints": {"model": "cd" * 16},
+        "settings": {},
+    }
     (folder / "run.json").write_text(json.dumps(manifest))
-    (folder / "config.yaml").write_text(yaml.safe_dump({"train": {"lr": 2e-4, "lora": {"rank": 8}}, "model": "tiny <b>bold</b>"}))
-    (folder / "environment.json").write_text(json.dumps({"versions": {"torch": "2.8", "kinfold": "0.1.0"}, "cpus": 2, "platform": "Linux"}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"train": {"lr": 2e-4, "lora": {"rank": 8}}, "model": "tiny <b>bold</b>"})
+    )
+    (folder / "environment.json").write_text(
+        json.dumps({"versions": {"torch": "2.8", "kinfold": "0.1.0"}, "cpus": 2, "platform": "Linux"})
+    )
     start = {name: 4.5 + rng.random() for name in names}
     fall = {name: 0.15 + 0.7 * rng.random() for name in names}
     with (folder / "metrics.jsonl").open("w") as log, (folder / "timings.jsonl").open("w") as clock:
@@ -172,12 +269,26 @@ def make_run(folder: Path, k: int, seed: int = 0, *, steps: int = 120, evaluated
         for t, stage in enumerate(stages):
             for step in range(steps):
                 progress = step / steps
-                loss = {name: start[name] - fall[name] * (1 - np.exp(-4 * progress)) + rng.normal() * 0.05 for name in stage}
+                loss = {
+                    name: start[name] - fall[name] * (1 - np.exp(-4 * progress)) + rng.normal() * 0.05 for name in stage
+                }
                 tokens += int(rng.integers(3800, 4200))
-                parts = {"task": float(np.mean(list(loss.values()))), "ssl": 5.5 - progress + rng.normal() * 0.05, "align": 0.05 * np.exp(-progress)}
-                row = {"stage": t, "step": step, "tokens": tokens, "lr": 2e-4 * (1 - progress), "loss": parts["task"] + 0.1 * parts["ssl"],
-                       "parts": parts, "weights": {"task": 1.0, "ssl": 0.1, "align": 0.1 + 0.05 * progress}, "per_domain": loss,
-                       "grad_norm": 1 + rng.random()}  # fmt: skip
+                parts = {
+                    "task": float(np.mean(list(loss.values()))),
+                    "ssl": 5.5 - progress + rng.normal() * 0.05,
+                    "align": 0.05 * np.exp(-progress),
+                }
+                row = {
+                    "stage": t,
+                    "step": step,
+                    "tokens": tokens,
+                    "lr": 2e-4 * (1 - progress),
+                    "loss": parts["task"] + 0.1 * parts["ssl"],
+                    "parts": parts,
+                    "weights": {"task": 1.0, "ssl": 0.1, "align": 0.1 + 0.05 * progress},
+                    "per_domain": loss,
+                    "grad_norm": 1 + rng.random(),
+                }
                 log.write(json.dumps(row) + "\n")
                 clock.write(json.dumps({"stage": t, "step": step, "seconds": 0.4 + 0.1 * rng.random()}) + "\n")
     if evaluated:
@@ -193,12 +304,23 @@ def write_evaluation(folder: Path, names, stages, start, fall, rng) -> None:
         effect[names[2]] = 0.004
 
     def cell(loss: float) -> dict[str, float]:
-        return {"loss": loss, "low": loss - 0.1, "high": loss + 0.1, "perplexity": float(np.exp(loss)), "tokens": 9000, "documents": 80}
+        return {
+            "loss": loss,
+            "low": loss - 0.1,
+            "high": loss + 0.1,
+            "perplexity": float(np.exp(loss)),
+            "tokens": 9000,
+            "documents": 80,
+        }
 
-    after = []
     where = {name: t for t, stage in enumerate(stages) for name in stage}
-    for t in range(len(stages)):
-        after.append({name: start[name] + (effect[name] * (1 - 0.12 * (t - where[name])) if where[name] <= t else 0.1 * effect[name]) for name in names})
+
+    def after_stage(name: str, t: int) -> float:
+        if where[name] > t:
+            return start[name] + 0.1 * effect[name]
+        return start[name] + effect[name] * (1 - 0.12 * (t - where[name]))
+
+    after = [{name: after_stage(name, t) for name in names} for t in range(len(stages))]
     wide = {name: 0.03 + 0.04 * rng.random() for name in names}
 
     def change(mean: float, name: str) -> dict[str, float]:
@@ -207,17 +329,29 @@ def write_evaluation(folder: Path, names, stages, start, fall, rng) -> None:
     mmd = np.abs(rng.normal(size=(k, k))) * 0.1
     mmd = np.triu(mmd, 1) + np.triu(mmd, 1).T
     evaluation = {
-        "version": 1, "split": "test", "metric": "loss", "task": "lm", "domains": names, "stages": stages,
+        "version": 1,
+        "split": "test",
+        "metric": "loss",
+        "task": "lm",
+        "domains": names,
+        "stages": stages,
         "before": {name: cell(start[name]) for name in names},
         "snapshot": {name: cell(after[where[name]][name]) for name in names},
         "final": {name: cell(after[-1][name]) for name in names},
-        "change": {name: {"snapshot": change(effect[name], name), "final": change(after[-1][name] - start[name], name)} for name in names},
+        "change": {
+            name: {"snapshot": change(effect[name], name), "final": change(after[-1][name] - start[name], name)}
+            for name in names
+        },
         "after_stage": after,
-        "forgetting": {"matrix": [[row[name] for name in names] for row in after], "backward_transfer": -0.02, "forward_transfer": 0.04},
+        "forgetting": {
+            "matrix": [[row[name] for name in names] for row in after],
+            "backward_transfer": -0.02,
+            "forward_transfer": 0.04,
+        },
         "general": {"before": cell(4.2), "after": cell(4.31)},
         "alignment": {"mmd2_before": mmd.tolist(), "mmd2_after": (mmd * 0.6).tolist()},
         "h_score": {"before": 0.71, "after": 0.78},
-    }  # fmt: skip
+    }
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
 
 
@@ -272,10 +406,21 @@ LAUNCH = (
     "import fcntl, os, sys; r, w = (fcntl.fcntl(int(f), fcntl.F_DUPFD, 20) for f in sys.argv[1:3]);"
     "os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage --hide-scrollbars --force-color-profile=srgb --remote-debugging-pipe about:blank"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+    "--remote-debugging-pipe",
+    "about:blank",
+]
 
 
 class Browser:
@@ -285,9 +430,20 @@ class Browser:
         to_child, mine_out = os.pipe()
         mine_in, from_child = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, str(to_child), str(from_child), binary, f"--user-data-dir={profile}", *FLAGS],
-            pass_fds=(to_child, from_child), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-c",
+                LAUNCH,
+                str(to_child),
+                str(from_child),
+                binary,
+                f"--user-data-dir={profile}",
+                *FLAGS,
+            ],
+            pass_fds=(to_child, from_child),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(to_child)
         os.close(from_child)
         self.read_end, self.write_end = mine_in, mine_out
@@ -327,10 +483,15 @@ class Browser:
                 return answer.get("result", {})
             self.events.append(answer)
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False, touch: bool = False) -> None:
+    def open(
+        self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False, touch: bool = False
+    ) -> None:
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.call("Page.navigate", url=path.resolve().as_uri())
         deadline = time.monotonic() + 30
         while not self.js("document.documentElement?.dataset.ready === 'yes' && document.readyState === 'complete'"):
@@ -349,10 +510,11 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def click(self, selector: str) -> None:
-        self.js(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        x, y = self.js(
-            f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})()"
+        self.js(
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
         )
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        x, y = self.js(f"(() => {{ const b = {box}; return [b.x + b.width / 2, b.y + b.height / 2]; }})()")
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from kinfold.app.report import write_plan_report, write_report
 
 SECTIONS = ("summary", "relations", "map", "plan", "training", "outcome", "provenance")
@@ -27,7 +26,8 @@ def hover(browser, row: int, column: int, figure: str = RELATIONS) -> str:
     settle(browser)
     x, y, cell_x, cell_y = browser.js(
         f"""(() => {{ const h = document.querySelector('{figure} .hm-hit'), b = h.getBoundingClientRect(),
-        rows = document.querySelectorAll('{figure} text[data-row]').length, cols = document.querySelectorAll('{figure} text[data-col]').length;
+        rows = document.querySelectorAll('{figure} text[data-row]').length,
+        cols = document.querySelectorAll('{figure} text[data-col]').length;
         return [b.x, b.y, b.width / cols, b.height / rows]; }})()"""
     )
     browser.move(x + (column + 0.5) * cell_x, y + (row + 0.5) * cell_y)
@@ -43,28 +43,39 @@ def row_labels(browser, figure: str = RELATIONS) -> list[str]:
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("k", [3, 16, 60])
-def test_it_opens_from_disk_without_an_error_a_request_or_a_sideways_scroll(browser, synthetic_run, k, width, dark) -> None:
+def test_it_opens_from_disk_without_an_error_a_request_or_a_sideways_scroll(
+    browser, synthetic_run, k, width, dark
+) -> None:
     browser.open(write_report(synthetic_run(k)), width=width, dark=dark)
     assert browser.problems() == []
     assert browser.requests() == []
     for name in SECTIONS:
-        box = browser.js(f"(() => {{ const b = document.getElementById('{name}').getBoundingClientRect(); return [b.width, b.height]; }})()")
+        box = browser.js(
+            f"(() => {{ const b = document.getElementById('{name}').getBoundingClientRect();"
+            "return [b.width, b.height]; })()"
+        )
         assert min(box) > 40, f"{name} is not visible"
     assert browser.js("document.documentElement.scrollWidth <= innerWidth")
     empty = browser.js(
-        "[...document.querySelectorAll('[data-figure]')].filter((f) => !f.querySelector('canvas, svg path, svg circle')).map((f) => f.dataset.figure)"
+        "[...document.querySelectorAll('[data-figure]')]"
+        ".filter((f) => !f.querySelector('canvas, svg path, svg circle')).map((f) => f.dataset.figure)"
     )
     assert empty == []
     cells = browser.js(
-        f"""(() => {{ const c = document.querySelector('{RELATIONS} .hm-scroll canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data,
-        seen = new Set(); for (let i = 0; i < d.length; i += 4 * 97) seen.add(d[i] << 16 | d[i + 1] << 8 | d[i + 2]); return seen.size; }})()"""
+        f"""(() => {{ const c = document.querySelector('{RELATIONS} .hm-scroll canvas');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data, seen = new Set();
+        for (let i = 0; i < d.length; i += 4 * 97) seen.add(d[i] << 16 | d[i + 1] << 8 | d[i + 2]);
+        return seen.size; }})()"""
     )
     assert cells > 3, "the heatmap is blank"
 
 
 def test_nothing_but_its_own_code_may_run(browser, page) -> None:
     browser.open(page)
-    browser.js("document.body.insertAdjacentHTML('beforeend', '<img src=\"http://127.0.0.1:9/x.png\" onerror=\"window.broken = 1\">')")
+    browser.js(
+        "document.body.insertAdjacentHTML('beforeend',"
+        '\'<img src="http://127.0.0.1:9/x.png" onerror="window.broken = 1">\')'
+    )
     settle(browser)
     assert browser.js("window.broken") is None
     # The policy refuses both; that the refusal is seen here shows that the other tests would see one.
@@ -79,7 +90,12 @@ def test_hover_shows_value_interval_and_floor(browser, page, synthetic_run) -> N
     browser.open(page)
     text = hover(browser, 2, 9)
     i, j = relations.domains.index(order[2]), relations.domains.index(order[9])
-    for number in (relations.matrix("js")[i, j], relations.low["js"][i, j], relations.high["js"][i, j], relations.floors["js"][i, j]):
+    for number in (
+        relations.matrix("js")[i, j],
+        relations.low["js"][i, j],
+        relations.high["js"][i, j],
+        relations.floors["js"][i, j],
+    ):
         assert f"{number:.3f}".replace("-", "−") in text
     assert order[2] in text
     assert order[9] in text
@@ -120,7 +136,12 @@ def test_the_order_switches(browser, page, synthetic_run) -> None:
     names = [name for name in relations.domains if name in pair]
     assert len(names) >= 2
     value = re.search(r"\n(−?\d\.\d{3})", text)[1].replace("−", "-")
-    candidates = {f"{relations.matrix('js')[relations.domains.index(a), relations.domains.index(b)]:.3f}" for a in names for b in names if a != b}
+    candidates = {
+        f"{relations.matrix('js')[relations.domains.index(a), relations.domains.index(b)]:.3f}"
+        for a in names
+        for b in names
+        if a != b
+    }
     assert value in candidates
 
 
@@ -162,7 +183,9 @@ def test_a_hostile_name_is_text(browser, page, hostile_name) -> None:
     browser.open(page)
     assert browser.js("document.querySelectorAll('img').length") == 0
     assert hostile_name in browser.js("document.querySelector('.stages').innerText")
-    assert hostile_name in browser.js("document.querySelector('.ranks').innerText + document.querySelector('#plan').innerText")
+    assert hostile_name in browser.js(
+        "document.querySelector('.ranks').innerText + document.querySelector('#plan').innerText"
+    )
     row = next(i for i, label in enumerate(row_labels(browser)) if label.startswith("<img"))
     assert hostile_name in hover(browser, row, (row + 1) % 16)
     assert browser.js("document.querySelector('.tip img')") is None
@@ -182,10 +205,11 @@ def test_the_keyboard_reaches_cells_curves_and_points(browser, page) -> None:
     browser.js("document.querySelector('[data-figure=\"chart-loss\"] svg.chart').focus()")
     browser.press("ArrowRight")
     assert "total" in browser.js("document.querySelector('[data-figure=\"chart-loss\"] .readout').textContent")
-    assert browser.js("document.querySelectorAll('[data-figure=\"map\"] .point[tabindex=\"0\"]').length") == 16
+    assert browser.js('document.querySelectorAll(\'[data-figure="map"] .point[tabindex="0"]\').length') == 16
     # Whatever takes the focus shows it and says what it is.
     nameless = browser.js(
-        "[...document.querySelectorAll('button, select, [tabindex=\"0\"]')].filter((n) => !(n.getAttribute('aria-label') || n.textContent.trim() || n.labels?.length)).length"
+        "[...document.querySelectorAll('button, select, [tabindex=\"0\"]')]"
+        ".filter((n) => !(n.getAttribute('aria-label') || n.textContent.trim() || n.labels?.length)).length"
     )
     assert nameless == 0
 

@@ -7,9 +7,6 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from rich.cells import cell_len
-from rich.console import Console
-
 from kinfold.app.report import write_figures
 from kinfold.app.report.terminal import heatmap, outcome_table, plan_table, relations_table
 from kinfold.errors import InputError, RelationsError
@@ -17,6 +14,8 @@ from kinfold.metrics import Relations
 from kinfold.metrics._plots import dendrogram_order
 from kinfold.partition import Plan
 from kinfold.stages import Run
+from rich.cells import cell_len
+from rich.console import Console
 
 
 def texts(figure) -> list[str]:
@@ -156,7 +155,9 @@ def test_a_run_without_training_still_has_a_figure(synthetic_run) -> None:
 
 
 def show(renderable, *, colour: bool = False) -> str:
-    console = Console(width=80, color_system="truecolor" if colour else None, force_terminal=colour, legacy_windows=False)
+    console = Console(
+        width=80, color_system="truecolor" if colour else None, force_terminal=colour, legacy_windows=False
+    )
     with console.capture() as capture:
         console.print(renderable)
     return capture.get()
@@ -166,7 +167,12 @@ def show(renderable, *, colour: bool = False) -> str:
 def test_the_terminal_s_views_fit_eighty_columns(synthetic_run, k) -> None:
     run = Run.load(synthetic_run(k))
     evaluation = json.loads((run.path / "evaluation.json").read_text())
-    for view in (heatmap(run.relations, "js"), relations_table(run.relations), plan_table(run.plan), outcome_table(evaluation)):
+    for view in (
+        heatmap(run.relations, "js"),
+        relations_table(run.relations),
+        plan_table(run.plan),
+        outcome_table(evaluation),
+    ):
         text = show(view)
         assert max(cell_len(line) for line in text.splitlines()) <= 80
         assert "[" not in text.replace("[/", "") or k
@@ -206,10 +212,16 @@ def test_the_outcome_table_judges_by_the_interval() -> None:
         return {"final": {"mean": mean, "low": low, "high": high}}
 
     evaluation = {
-        "stages": [["a", "b"], ["c"]], "before": {n: {"loss": 3.0} for n in "abc"}, "final": {n: {"loss": 2.9} for n in "abc"},
+        "stages": [["a", "b"], ["c"]],
+        "before": {n: {"loss": 3.0} for n in "abc"},
+        "final": {n: {"loss": 2.9} for n in "abc"},
         "change": {"a": cells(-0.1, -0.2, -0.05), "b": cells(-0.1, -0.3, 0.1), "c": cells(0.2, 0.1, 0.3)},
-    }  # fmt: skip
+    }
     lines = {line.split()[0]: line for line in show(outcome_table(evaluation)).splitlines() if line.strip()}
     assert "better" in lines["a"]
     assert "within interval" in lines["b"]
     assert "worse" in lines["c"]
+    evaluation["change"]["a"] = cells(-0.0004, -0.0007, -0.0001)
+    small = next(line for line in show(outcome_table(evaluation)).splitlines() if line.startswith("a "))
+    assert "−0.0007 −0.0001" in small
+    assert max(cell_len(line) for line in show(outcome_table(evaluation)).splitlines()) <= 80

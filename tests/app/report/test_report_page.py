@@ -7,11 +7,9 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
-
 from kinfold.app.report import write_plan_report, write_report
 from kinfold.errors import InputError, RunError
 from kinfold.metrics import Relations
@@ -103,7 +101,19 @@ def test_hostile_names_are_text_everywhere(synthetic_run, hostile_name) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["{{ 7*7 }}", "{% raw %}", "a\u2028b", "\u202egnp.exe", "]]>", "<!--", "&lt;b&gt;", "__proto__", "constructor", "'\"`", "\ud800"],
+    [
+        "{{ 7*7 }}",
+        "{% raw %}",
+        "a\u2028b",
+        "\u202egnp.exe",
+        "]]>",
+        "<!--",
+        "&lt;b&gt;",
+        "__proto__",
+        "constructor",
+        "'\"`",
+        "\ud800",
+    ],
 )
 def test_any_name_survives_the_page(tmp_path, name) -> None:
     relations = Relations(domains=(name, "b", "c"), matrices={"js": 0.2 * (1 - np.eye(3))})
@@ -124,7 +134,9 @@ def test_the_page_holds_the_measured_values_in_alphabetical_order(synthetic_run,
         true = relations.matrix(measure["id"])[np.ix_(at, at)]
         span = true.max() - true.min()
         np.testing.assert_allclose(unpack(measure["value"]), true, atol=span / 60_000)
-        np.testing.assert_allclose(unpack(measure["low"]), relations.low[measure["id"]][np.ix_(at, at)], atol=2 * span / 60_000)
+        np.testing.assert_allclose(
+            unpack(measure["low"]), relations.low[measure["id"]][np.ix_(at, at)], atol=2 * span / 60_000
+        )
         assert sorted(measure["order"]) == list(range(16))
     js = next(m for m in page["relations"]["measures"] if m["id"] == "js")
     noise = relations.under_floor("js")[np.ix_(at, at)]
@@ -194,10 +206,22 @@ def test_many_domains_stay_small(tmp_path) -> None:
     k = 400
     rng = np.random.default_rng(0)
     matrices = {}
-    for name in ("js", "mmd2", "jaccard", "cosine", "synergy", "ruzicka", "cosine_centred", "js_plugin", "synergy_centred"):
+    for name in (
+        "js",
+        "mmd2",
+        "jaccard",
+        "cosine",
+        "synergy",
+        "ruzicka",
+        "cosine_centred",
+        "js_plugin",
+        "synergy_centred",
+    ):
         half = np.triu(rng.random((k, k)), 1)
         matrices[name] = half + half.T
-    relations = Relations(domains=tuple(f"domain {i}" for i in range(k)), matrices=matrices, low=matrices, high=matrices, floors=matrices)
+    relations = Relations(
+        domains=tuple(f"domain {i}" for i in range(k)), matrices=matrices, low=matrices, high=matrices, floors=matrices
+    )
     path = write_plan_report(relations, None, tmp_path / "big.html")
     assert path.stat().st_size < 6_000_000
     assert "relations.npz holds them" in Outline(path.read_text(encoding="utf-8")).words

@@ -44,7 +44,9 @@ def test_no_gain_is_called_no_gain() -> None:
 
 
 def test_harm_is_named() -> None:
-    text = outcome_sentence(evaluation({"a": (-0.5, -0.6, -0.4), "b": (0.2, 0.1, 0.3), "c": (0.3, 0.2, 0.4), "d": (0.0, -0.1, 0.1)}, 0.25))
+    text = outcome_sentence(
+        evaluation({"a": (-0.5, -0.6, -0.4), "b": (0.2, 0.1, 0.3), "c": (0.3, 0.2, 0.4), "d": (0.0, -0.1, 0.1)}, 0.25)
+    )
     assert "lowered the test loss of 1 of 4 domains" in text
     assert "raised the loss of c and b" in text
     assert "1 stayed within its interval" in text
@@ -80,9 +82,16 @@ def test_the_forgetting_matrix_is_loss_less_the_loss_before() -> None:
 
 def plan_sentence(**changes) -> str:
     base = {
-        "stages": [{"names": ["a", "b"]}, {"names": ["c", "d"]}], "trivial": None, "by_hand": False, "status": "optimal",
-        "certificate": "proved optimal", "replicates": 0, "fragile": [], "certainty": None, "gap": 0.0,
-    }  # fmt: skip
+        "stages": [{"names": ["a", "b"]}, {"names": ["c", "d"]}],
+        "trivial": None,
+        "by_hand": False,
+        "status": "optimal",
+        "certificate": "proved optimal",
+        "replicates": 0,
+        "fragile": [],
+        "certainty": None,
+        "gap": 0.0,
+    }
     view = {**base, **changes}
     return {s["about"]: s["text"] for s in summarise(NAMES, None, view, None, False)["sentences"]}["plan"]
 
@@ -98,8 +107,15 @@ def test_the_plan_s_sentence_says_what_is_proved_and_what_is_not() -> None:
 
 
 def test_relations_that_separate_nothing_are_said_to() -> None:
-    measure = {"id": "js", "kind": "discrepancy", "title": "Token divergence (JS)", "unit": "bits",
-               "extremes": {"alike": [[0, 1, 0.01]], "apart": [[2, 3, 0.02]]}, "noisy": 6, "pairs": 6}  # fmt: skip
+    measure = {
+        "id": "js",
+        "kind": "discrepancy",
+        "title": "Token divergence (JS)",
+        "unit": "bits",
+        "extremes": {"alike": [[0, 1, 0.01]], "apart": [[2, 3, 0.02]]},
+        "noisy": 6,
+        "pairs": 6,
+    }
     texts = summarise(NAMES, {"measures": [measure]}, None, None, False)
     assert "separate nothing" in texts["sentences"][0]["text"]
     assert texts["tiles"][0]["value"] == number(0) + "\N{NO-BREAK SPACE}%"
@@ -143,7 +159,9 @@ def test_the_map_s_stress_is_kruskal_s_and_beats_classical_scaling() -> None:
 
 
 def test_curves_are_means_that_never_cross_a_stage() -> None:
-    rows = [{"stage": t, "step": i, "tokens": 10, "loss": float(t), "seconds": 0.5} for t in range(3) for i in range(777)]
+    rows = [
+        {"stage": t, "step": i, "tokens": 10, "loss": float(t), "seconds": 0.5} for t in range(3) for i in range(777)
+    ]
     view = training_view(rows, FRAME)
     loss = next(c for c in view["charts"] if c["id"] == "loss")["series"][0]["y"]
     assert set(loss) == {0.0, 1.0, 2.0}
