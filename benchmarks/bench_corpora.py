@@ -1,6 +1,6 @@
 """Reading corpora: megabytes per CPU second against a bare `json.loads` loop, and peak memory at two sizes.
 
-Run: python benchmarks/bench_corpora.py [--small] [--record]
+Run: python benchmarks/bench_corpora.py [--small] [--record] [--docs]
 
 Text is drawn with Zipf-like weights from made-up words; what is measured is reading, decoding, finding the fields, the
 content hash and the split. Peak memory is that of a fresh process that reads one file, less that of a process that
@@ -24,12 +24,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import kinfold
 import numpy as np
 from kinfold.corpora import Domain, Source
 
 RECORD = Path(__file__).parent / "records" / "corpora.json"
+DOCS = Path(__file__).parents[1] / "docs" / "corpora.md"
 FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "json", "csv", "txt", "parquet")
 
 
@@ -158,11 +160,34 @@ def show(title: str, rows: list[dict[str, object]]) -> None:
         print("  ".join(str(row[name]).rjust(width) for name, width in widths.items()))
 
 
+def documented(record: dict[str, Any]) -> str:
+    """The record's tables as Markdown."""
+    parts = [f"Recorded {record['date'][:10]} with Python {record['python']} on {record['machine']}.", ""]
+    for rows in (record["speed"], record["peak memory MB"]):
+        parts += ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
+        parts += ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in rows]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def write_docs() -> None:
+    """Put the last record between the marks of docs/corpora.md."""
+    before, mark, rest = DOCS.read_text().partition("<!-- bench_corpora -->\n")
+    _, end, after = rest.partition("<!-- /bench_corpora -->")
+    DOCS.write_text(before + mark + documented(json.loads(RECORD.read_text())[-1]) + end + after)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a tenth of the size")
     parser.add_argument("--record", action="store_true", help=f"append the result to {RECORD.name}")
+    parser.add_argument(
+        "--docs", action="store_true", help="measure nothing: write the last record into docs/corpora.md"
+    )
     options = parser.parse_args()
+    if options.docs:
+        write_docs()
+        return
     scale = 0.1 if options.small else 1.0
     start = time.time()
     with tempfile.TemporaryDirectory() as name:
