@@ -243,7 +243,9 @@ def _head(model: Any, settings: TrainSettings, tokens: int, width: int, size: in
     if device == "auto":
         device = "cuda" if _torch.cuda.is_available() else "cpu"
     kept = tokens * width * (size + 4)  # the selected states, and their gradient in fp32
-    scratch = min(_SCRATCH.get(device, 64 << 20), tokens * vocabulary * 4 * 2)
+    scratch = min(_SCRATCH.get(device, 64 << 20), tokens * vocabulary * 4)
+    # In half precision each chunk also lives as a half-precision product and as its cast-down gradient.
+    scratch *= 2 if size < 4 else 1
     return kept + scratch, kept
 
 

@@ -1,0 +1,115 @@
+"""Exports give the run back: exact adapters, compressed ones with their error, merged weights, a router that routes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kinfold.corpora import load_corpora
+from kinfold.errors import ConfigError, RunError
+from kinfold.partition.plan import Plan
+from kinfold.stages import LoraSpec, Run, TrainSettings, export_run, train
+from kinfold.stages.router import Router
+
+PLAN = Plan(stages=(("garden", "kitchen"), ("engine",)), domains=("engine", "garden", "kitchen"))
+SETTINGS = TrainSettings(
+    lora=LoraSpec(rank=4), max_steps=3, batch_tokens=384, eval_documents=4, lr=5e-2, bootstrap=10, threads=1
+)
+
+
+@pytest.fixture(scope="module")
+def run(toy_corpora: Path, tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("export") / "run"
+    made = train(PLAN, load_corpora(toy_corpora), model=tiny_llama_dir, out=out, settings=SETTINGS, seed=3)
+    assert isinstance(made, Run)
+    return made
+
+
+def test_exact_adapters_and_a_router(run: Run, toy_corpora: Path, tmp_path: Path) -> None:
+    result = export_run(run, tmp_path / "out", corpora=load_corpora(toy_corpora))
+    # Two shared adapters of rank 4 and the domain's own.
+    assert result.ranks == {"engine": 12, "garden": 12, "kitchen": 12}
+    assert set(result.errors.values()) == {0.0}
+    assert max(result.logits.values()) < 1e-5
+    router = Router.load(tmp_path / "out" / "router")
+    assert router.route(["tomato soil seed leaf plant", "piston torque crank cylinder"]) == ["garden", "engine"]
+    texts = list(load_corpora(toy_corpora)["kitchen"].texts("test"))
+    share = sum(name == "kitchen" for name in router.route(texts)) / len(texts)
+    row = router.accuracy["confusion"][2]
+    assert share == pytest.approx(row[2] / sum(row))
+    with pytest.raises(RunError, match="not empty"):
+        export_run(run, tmp_path / "out")
+
+
+def test_compression_states_its_error(run: Run, tmp_path: Path) -> None:
+    full = export_run(run, tmp_path / "a", rank=12, domains=["garden"])
+    assert full.errors["garden"] < 1e-5
+    assert full.logits["garden"] < 1e-4
+    small = export_run(run, tmp_path / "b", rank=2, domains=["garden"])
+    assert small.ranks == {"garden": 2}
+    assert 0.05 < small.errors["garden"] < 1
+    assert small.logits["garden"] > full.logits["garden"]
+
+
+def test_merged_weights_need_no_adapter(run: Run, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    result = export_run(run, tmp_path / "out", form="merged", domains=["engine"])
+    merged = AutoModelForCausalLM.from_pretrained(result.paths["engine"])
+    base = AutoModelForCausalLM.from_pretrained(run.manifest["model"]["name"])
+    tokenizer = AutoTokenizer.from_pretrained(result.paths["engine"])
+    batch = tokenizer("the old piston and the oil", return_tensors="pt")
+    with torch.no_grad():
+        plain = base(**batch).logits
+        adapted = PeftModel.from_pretrained(base, run.adapter("engine"))(**batch).logits
+        torch.testing.assert_close(merged(**batch).logits, adapted, rtol=1e-4, atol=1e-5)
+    assert (adapted - plain).abs().max() > 1e-3
+
+
+def test_a_vllm_bundle_says_how_to_serve_it(run: Run, tmp_path: Path) -> None:
+    result = export_run(run, tmp_path / "a bundle", form="vllm")
+    assert "--max-lora-rank 16" in result.flags
+    assert f"'engine={tmp_path}/a bundle/adapters/engine'" in result.flags
+    assert (tmp_path / "a bundle" / "serve.sh").read_text().endswith(f"exec {result.flags}\n")
+
+
+def test_what_cannot_be_exported(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no domain 'cellar'"):
+        export_run(run, tmp_path / "x", domains=["cellar"])
+    with pytest.raises(ConfigError, match="form"):
+        export_run(run, tmp_path / "x", form="onnx")  # type: ignore[arg-type]
+    assert not (tmp_path / "x").exists()
+
+
+def test_dry_run_writes_nothing_and_counts_what_training_does(
+    run: Run, toy_corpora: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "dry"
+    dry = train(PLAN, load_corpora(toy_corpora), model=tiny_llama_dir, out=out, settings=SETTINGS, seed=3, dry_run=True)
+    assert not isinstance(dry, Run)
+    assert not out.exists()
+    values = dry.to_dict()
+    assert [stage["steps"] for stage in values["stages"]] == [3, 3]
+    assert [stage["tokens"] for stage in values["stages"]] == [
+        sum(row["tokens"] for row in run.metrics if row["stage"] == stage) for stage in (0, 1)
+    ]
+    assert values["memory"]["total"] > 0
+    assert {sample["kind"] for sample in values["samples"]} == {"task", "ssl"}
+    masked = next(sample for sample in values["samples"] if sample["kind"] == "ssl")
+    assert "<mask>" in masked["shown"]
+
+
+def test_memory_grows_with_what_it_should_grow_with(tiny_llama_dir: Path) -> None:
+    from kinfold.stages import estimate_memory
+
+    small = estimate_memory(tiny_llama_dir, SETTINGS)
+    assert estimate_memory(tiny_llama_dir, replace(SETTINGS, batch_tokens=4096)).activations > 4 * small.activations
+    assert estimate_memory(tiny_llama_dir, SETTINGS, domains=4).adapters == pytest.approx(small.adapters * 5 / 2)
+    assert estimate_memory(tiny_llama_dir, replace(SETTINGS, precision="bf16")).weights == small.weights // 2
+    big = replace(SETTINGS, batch_tokens=4096)
+    checkpointed = estimate_memory(tiny_llama_dir, replace(big, gradient_checkpointing=True))
+    assert checkpointed.activations < estimate_memory(tiny_llama_dir, big).activations
