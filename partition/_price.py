@@ -26,6 +26,9 @@ def price(
     lower: Any,
     main: int,
     conflict: Any,
+    cuts: Any,
+    cuts_of: Any,
+    cut_price: Any,
     threshold: float,
     climb: bool,
     node_limit: int,
@@ -43,9 +46,11 @@ def price(
     dual : float64 (n,); constant : cost of a stage
     sizes : int64 (r, n); upper, lower : int64 (r,); main : resource of the bounds, −1 for none
     conflict : uint8 (n, n)
+    cuts : int32 (c, 3), triples of which a set that holds two or more pays cut_price, float64 (c,); cuts_of : int32
+        (n, w), the cuts of each item, −1 ends
     threshold : sets worth less are of no interest; with `climb` it rises above each set found
     found : int64 (K, words), output bit masks of 62 items a word; values : float64 (K,), output
-    whole, real : int64 and float64 scratch of shapes (4, n + 2, n + 2) and (4, n + 2, n + 2)
+    whole, real : int64 and float64 scratch of shapes (4, w, w), w >= max(n, c) + 2
     result : float64 (4,), output: nodes, 1 when the search is complete, upper bound on any set's worth, sets found
 
     Returns the number of sets stored; with `climb` the last ones are the best.
@@ -62,8 +67,13 @@ def price(
     counts, position, chosen, marks, order = state[0], state[1], state[2], state[3], state[4]
     p, density, worth, rest = scratch[0], scratch[1], scratch[2], scratch[3]
     load = whole[2]
+    held = whole[3, 0]
+    shift = scratch[5]
     for i in range(n + 2):
         marks[i] = 0
+        shift[i] = 0.0
+    for c in range(cuts.shape[0]):
+        held[c] = 0
     stamp = 0
     stored = 0
     total_found = 0
@@ -71,6 +81,8 @@ def price(
     magnitude = abs(constant)
     for i in range(n):
         magnitude += abs(dual[i])
+    for c in range(cuts.shape[0]):
+        magnitude += cut_price[c]
     slack = 1e-6 + 4e-15 * magnitude
     for r in range(resources):
         load[0, r] = 0
@@ -206,6 +218,12 @@ def price(
         at = position[depth]
         if at >= counts[depth] or rest[depth] + slack < threshold:
             depth -= 1
+            if depth >= 0:
+                for q in range(cuts_of.shape[1]):
+                    c = cuts_of[chosen[depth], q]
+                    if c < 0:
+                        break
+                    held[c] -= 1
             continue
         j = cand[depth, at]
         extra = contribution[depth, at]
@@ -238,6 +256,18 @@ def price(
             stored += 1
             if climb:
                 threshold = value + 1.0
+        # A cut is paid with its second member: once j is in, the others of its cuts cost that price; when j was
+        # itself the second, the third comes free again.
+        for q in range(cuts_of.shape[1]):
+            c = cuts_of[j, q]
+            if c < 0:
+                break
+            if held[c] == 0:
+                for t in range(3):
+                    shift[cuts[c, t]] -= cut_price[c]
+            elif held[c] == 1:
+                for t in range(3):
+                    shift[cuts[c, t]] += cut_price[c]
         count = 0
         for c in range(at + 1, counts[depth]):
             l = cand[depth, c]
@@ -250,9 +280,20 @@ def price(
                     break
             if fits:
                 cand[depth + 1, count] = l
-                margin[depth + 1, count] = margin[depth, c] + gain[j, l]
+                margin[depth + 1, count] = margin[depth, c] + gain[j, l] + shift[l]
                 count += 1
+        for q in range(cuts_of.shape[1]):
+            c = cuts_of[j, q]
+            if c < 0:
+                break
+            for t in range(3):
+                shift[cuts[c, t]] = 0.0
         if count > 0:
+            for q in range(cuts_of.shape[1]):
+                c = cuts_of[j, q]
+                if c < 0:
+                    break
+                held[c] += 1
             depth += 1
             counts[depth] = count
             worth[depth] = value

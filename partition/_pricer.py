@@ -56,9 +56,30 @@ class Pricer:
             conflict |= over
         self.conflict = conflict.astype(np.uint8)
         self.partners = self._partners(conflict)
-        self.whole = np.zeros((4, n + 2, n + 2), dtype=np.int64)
-        self.real = np.zeros((4, n + 2, n + 2))
         self.stored = stored
+        self.set_cuts(np.zeros((0, 3), dtype=np.int32))
+
+    def set_cuts(self, cuts: NDArray[np.int32]) -> None:
+        """Triples of items of which a stage that holds two or more pays a price (subset-row cuts)."""
+        n = self.n
+        self.cuts = np.ascontiguousarray(cuts, dtype=np.int32)
+        width = max(n, len(cuts)) + 2
+        self.whole = np.zeros((4, width, width), dtype=np.int64)
+        self.real = np.zeros((4, width, width))
+        lists: list[list[int]] = [[] for _ in range(n)]
+        for c, triple in enumerate(self.cuts):
+            for i in triple:
+                lists[int(i)].append(c)
+        longest = max(1, *(len(one) for one in lists), 1)
+        self.cuts_of = np.full((n, longest), -1, dtype=np.int32)
+        for i, one in enumerate(lists):
+            self.cuts_of[i, : len(one)] = one
+
+    def pays(self, members: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """1 where a stage holds two or more of a cut's items: shape (stages, cuts)."""
+        if not len(self.cuts):
+            return np.zeros((len(members), 0))
+        return (members[:, self.cuts].sum(axis=2) >= 2).astype(np.float64)
 
     def _partners(self, conflict: NDArray[np.bool_]) -> NDArray[np.int32]:
         """For each item its positive, compatible partners by gain per size of the main resource, −1 behind."""
@@ -79,6 +100,7 @@ class Pricer:
         threshold: float = 1.0,
         climb: bool = True,
         nodes: int = 2_000_000,
+        prices: NDArray[np.float64] | None = None,
         stored: int | None = None,
     ) -> Priced:
         """Every stage worth `threshold` or more (ever better ones only, with `climb`)."""
@@ -96,6 +118,9 @@ class Pricer:
             self.lower,
             self.main,
             self.conflict,
+            self.cuts,
+            self.cuts_of,
+            np.zeros(len(self.cuts)) if prices is None else np.ascontiguousarray(prices, dtype=np.float64),
             float(threshold),
             climb,
             nodes,
@@ -110,7 +135,11 @@ class Pricer:
         return Priced(members, values[:count], bool(result[1]), float(result[2]), int(result[0]))
 
     def local(
-        self, dual: NDArray[np.float64], constant: float, starts: NDArray[np.bool_]
+        self,
+        dual: NDArray[np.float64],
+        constant: float,
+        starts: NDArray[np.bool_],
+        prices: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Distinct local optima of positive worth climbed to from `starts`, best first."""
         sets = np.ascontiguousarray(starts.astype(np.uint8))
@@ -130,6 +159,10 @@ class Pricer:
         )
         good = values > 0.5
         members, values = sets[good].astype(np.bool_), values[good]
+        if prices is not None and len(prices):
+            # The climb knows no cuts: charge them afterwards.
+            values = values - self.pays(members) @ prices
+            members, values = members[values > 0.5], values[values > 0.5]
         _, first = np.unique(members, axis=0, return_index=True)
         order = first[np.argsort(-values[first], kind="stable")]
         return members[order], values[order]

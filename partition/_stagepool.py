@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ._core import Core
 
-__all__ = ["StagePool"]
+__all__ = ["StagePool", "separate"]
 
 _CUTS_A_ROUND = 120
 _ROUNDS = 40
@@ -28,14 +28,20 @@ class StagePool:
     """Stages that could be part of a better plan: bool members (K, n) and whole-number values (K,), κ taken off."""
 
     def __init__(
-        self, core: Core, members: NDArray[np.bool_], values: NDArray[np.int64], least: int, most: int
+        self,
+        core: Core,
+        members: NDArray[np.bool_],
+        values: NDArray[np.int64],
+        least: int,
+        most: int,
+        cuts: list[tuple[int, ...]],
     ) -> None:
         self.core = core
         self.members = members
         self.values = values
         self.least = least
         self.most = most
-        self.cuts: list[tuple[int, int, int]] = []
+        self.cuts = list(cuts)
         self.note = ""
 
     def choose(
@@ -109,7 +115,8 @@ class StagePool:
             dropped = int((~keep).sum())
             x = answer.x[keep]
             self.members, self.values = self.members[keep], self.values[keep]
-            fresh = self._separate(x)
+            active = x > 1e-6
+            fresh = separate(self.members[active], x[active], set(self.cuts), most=_CUTS_A_ROUND, each=12)
             stale = stale + 1 if improved < 0.02 * (now - least) and dropped < 0.03 * k else 0
             if not fresh or stale >= 3:
                 break
@@ -122,41 +129,6 @@ class StagePool:
         triples = np.array(self.cuts)
         inside = members[:, triples].sum(axis=2)
         return (inside >= 2).T.astype(np.float64)
-
-    def _separate(self, x: NDArray[np.float64]) -> list[tuple[int, int, int]]:
-        """The most violated subset-row inequalities on three items, spread over the items."""
-        n = self.core.n
-        active = np.flatnonzero(x > 1e-6)
-        part = self.members[active].astype(np.float64)
-        weight = x[active]
-        pair = (part * weight[:, None]).T @ part
-        np.fill_diagonal(pair, 0.0)
-        found: list[tuple[float, int, int, int]] = []
-        known = set(self.cuts)
-        for i in range(n):
-            near = np.flatnonzero(pair[i] > 1e-6)
-            near = near[near > i]
-            if len(near) < 2:
-                continue
-            with_i = part[:, i] > 0
-            triple = (part[with_i] * weight[with_i][:, None])[:, near].T @ part[with_i][:, near]
-            total = pair[i, near][:, None] + pair[i, near][None, :] + pair[np.ix_(near, near)] - 2 * triple
-            for a, b in zip(*np.nonzero(np.triu(total, 1) > 1.0 + 1e-4), strict=True):
-                cut = (i, int(near[a]), int(near[b]))
-                if cut not in known:
-                    found.append((float(total[a, b]), *cut))
-        # Triples without a pair to the first item: the pair matrix misses nothing, since a violated cut needs
-        # every two of its items together in some stage or a total above one from two pairs, both seen from i.
-        found.sort(reverse=True)
-        use = np.zeros(n, dtype=np.int64)
-        out = []
-        for _, i, j, l in found:
-            if max(use[i], use[j], use[l]) < 12:
-                out.append((i, j, l))
-                use[[i, j, l]] += 1
-            if len(out) >= _CUTS_A_ROUND:
-                break
-        return out
 
     def _integers(
         self, least: int, bound: float, deadline: float, seed: int, workers: int
@@ -196,3 +168,44 @@ class StagePool:
             labels[self.members[c]] = stage
         value = self.core.value(labels)
         return labels, value, max(bound, float(value))
+
+
+def separate(
+    members: NDArray[np.bool_], weight: NDArray[np.float64], known: set[tuple[int, ...]], *, most: int, each: int
+) -> list[tuple[int, ...]]:
+    """The most violated subset-row inequalities on three items of a fractional solution, spread over the items.
+
+    Parameters
+    ----------
+    members : bool ndarray of shape (columns, n); weight : float64 ndarray of shape (columns,), all positive
+    known : cuts not to repeat
+    most, each : at most so many cuts in all, and of one item
+    """
+    n = members.shape[1]
+    part = members.astype(np.float64)
+    pair = (part * weight[:, None]).T @ part
+    np.fill_diagonal(pair, 0.0)
+    found: list[tuple[float, int, int, int]] = []
+    for i in range(n):
+        near = np.flatnonzero(pair[i] > 1e-6)
+        near = near[near > i]
+        if len(near) < 2:
+            continue
+        rows = members[:, i]
+        triple = (part[rows] * weight[rows][:, None])[:, near].T @ part[rows][:, near]
+        # A column counts once when it holds two of the items, and once, not three times, when it holds all.
+        total = pair[i, near][:, None] + pair[i, near][None, :] + pair[np.ix_(near, near)] - 2 * triple
+        for a, b in zip(*np.nonzero(np.triu(total, 1) > 1.0 + 1e-4), strict=True):
+            cut = (i, int(near[a]), int(near[b]))
+            if cut not in known:
+                found.append((float(total[a, b]), *cut))
+    found.sort(reverse=True)
+    use = np.zeros(n, dtype=np.int64)
+    out: list[tuple[int, ...]] = []
+    for _, i, j, l in found:
+        if max(use[i], use[j], use[l]) < each:
+            out.append((i, j, l))
+            use[[i, j, l]] += 1
+        if len(out) >= most:
+            break
+    return out

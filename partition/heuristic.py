@@ -92,7 +92,10 @@ def search(
     schedule = _Schedule(core)
     round_number = 0
     with ThreadPoolExecutor(max_workers=max(1, workers)) as threads:
-        while spent < budget and time.monotonic() < deadline and (rounds is None or round_number < rounds):
+        # The first round always runs: importing or compiling the kernel may have used up a short limit.
+        while round_number == 0 or (
+            spent < budget and time.monotonic() < deadline and (rounds is None or round_number < rounds)
+        ):
             moves = schedule.moves(round_number, budget, workers)
             jobs = []
             for worker in range(max(1, workers)):
