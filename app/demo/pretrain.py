@@ -55,6 +55,8 @@ def packed(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], context: in
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     stream = np.fromiter((token for row in encodings for token in (*row.ids, end)), dtype=np.int64)
     rows = (len(stream) - 1) // context
+    if rows < 1:
+        return np.empty((0, context + 1), dtype=np.int64)
     return np.lib.stride_tricks.sliding_window_view(stream, context + 1)[: rows * context : context]
 
 
