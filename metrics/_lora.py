@@ -5,6 +5,7 @@ This is a measuring instrument, not the trainer of `stages`: one adapter, a few 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..errors import ModelError
 
-__all__ = ["CausalProbe", "ClassProbe", "Probe"]
+__all__ = ["CausalProbe", "ClassProbe", "Probe", "quiet"]
 
 _RANK = 8
 
@@ -21,6 +22,21 @@ _RANK = 8
 def _reason(fault: BaseException) -> str:
     text = str(fault).strip()
     return text.splitlines()[0][:160] if text else type(fault).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers while a model loads: rooms report through the progress protocol."""
+    from transformers.utils import logging
+
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 class Probe:
@@ -46,7 +62,8 @@ class Probe:
             from transformers import AutoTokenizer
 
             self.tokenizer = AutoTokenizer.from_pretrained(source)
-            base = self._base(source, classes)
+            with quiet():
+                base = self._base(source, classes)
         except Exception as fault:  # missing files, no network, another architecture
             raise ModelError(
                 f"measure.model={source!r} could not be loaded for {self.task} ({_reason(fault)}); check it."

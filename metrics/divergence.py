@@ -76,7 +76,7 @@ def _xlogx(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def _js(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     shared = (p > 0) & (q > 0)
     x, y = p[shared], q[shared]
-    return float(np.clip(1.0 - 0.5 * (_xlogx(x + y) - _xlogx(x) - _xlogx(y)).sum(), 0.0, 1.0))
+    return float(np.clip(1.0 - 0.5 * (_xlogx(x + y) - (_xlogx(x) + _xlogx(y))).sum(), 0.0, 1.0))
 
 
 def js_divergence(p_counts: ArrayLike, q_counts: ArrayLike, base: float = 2) -> float:

@@ -20,6 +20,7 @@ from .._files import digest, file_digest
 from .._progress import SILENT, Progress
 from .._seeding import derive_seed
 from ..errors import ModelError, RelationsError
+from ._lora import quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,9 +158,10 @@ class _Sentence:
         try:
             from sentence_transformers import SentenceTransformer
 
-            self.model = SentenceTransformer(
-                source, device=_device(settings.device), model_kwargs={"use_safetensors": True}
-            )
+            with quiet():
+                self.model = SentenceTransformer(
+                    source, device=_device(settings.device), model_kwargs={"use_safetensors": True}
+                )
         except Exception as fault:  # missing files, no network, unknown format
             reason = str(fault).strip().splitlines()[0][:160] if str(fault).strip() else type(fault).__name__
             raise ModelError(
@@ -204,7 +206,8 @@ class _Base:
             from transformers import AutoModel, AutoTokenizer
 
             self.tokenizer = AutoTokenizer.from_pretrained(source)
-            self.model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+            with quiet():
+                self.model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         except Exception as fault:  # as above
             reason = str(fault).strip().splitlines()[0][:160] if str(fault).strip() else type(fault).__name__
             raise ModelError(

@@ -145,7 +145,8 @@ def measure(
     if settings.validate == "probe":
         from .validation import validate_measures
 
-        validation = validate_measures(draft.matrices, collection, embedding, settings, seed=seed, progress=progress)
+        asked = {name: value for name, value in draft.matrices.items() if name in settings.measures}
+        validation = validate_measures(asked, collection, embedding, settings, seed=seed, progress=progress)
         draft.warnings += validation.get("warnings", [])
     keep = [name for name in draft.matrices if name in settings.measures]
     resolved = _resolved(settings, tokenizer)

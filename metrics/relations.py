@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -312,9 +313,9 @@ class Relations:
                 arrays = {key: data[key] for key in data.files}
         except OSError:
             raise RelationsError(f"{store}: missing or unreadable; keep it beside {target.name}.") from None
-        except (ValueError, KeyError, EOFError) as fault:
-            if isinstance(fault, RelationsError):
-                raise
+        except RelationsError:
+            raise
+        except (ValueError, KeyError, EOFError, BadZipFile) as fault:
             raise RelationsError(f"{store}: damaged ({fault}); measure again.") from None
         groups: dict[str, Any] = {group: {} for group in _GROUPS}
         for key, array in arrays.items():

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from kinfold.corpora import load_corpora
+from kinfold.errors import ConfigError, CorpusError, ModelError, RelationsError
+from kinfold.metrics import MeasureSettings, Relations, measure
+from kinfold.metrics.registry import AFFINITY, DEFAULT_MEASURES
+
+FAST = {"bootstrap": 10, "permutations": 40, "samples": 60, "vocabulary": 500, "lsa_dimensions": 16}
+
+
+@pytest.fixture(scope="module")
+def toy(toy_corpora):
+    return load_corpora(toy_corpora)
+
+
+@pytest.fixture(scope="module")
+def relations(toy):
+    return measure(toy, settings=MeasureSettings(**FAST))
+
+
+def _write(folder, **domains):
+    folder.mkdir(exist_ok=True)
+    for name, texts in domains.items():
+        lines = [json.dumps({"text": text, "split": "train"}) for text in texts]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    return load_corpora(folder)
+
+
+def test_every_default_measure_is_there_with_what_it_promises(relations):
+    assert set(relations.names) == set(DEFAULT_MEASURES)
+    assert relations.domains == ("engine", "garden", "harbour", "kitchen")
+    for name in relations.names:
+        value = relations.matrix(name)
+        low, high = relations.interval(name)
+        assert np.isfinite(value).all()
+        assert (low <= value + 1e-12).all()
+        assert (value <= high + 1e-12).all()
+        if relations.info(name).symmetric:
+            np.testing.assert_allclose(value, value.T, atol=1e-12)
+        if name != "mmd2_p":
+            assert relations.replicate(name).shape == (10, 4, 4)
+            mean = relations.replicate(name).mean(axis=0)
+            np.testing.assert_allclose(mean, value, atol=1e-5)
+    assert relations.matrix("js")[0, 0] == 0
+    assert relations.tokens.min() > 0
+    assert relations.fingerprints["corpora"].keys() == set(relations.domains)
+
+
+def test_the_planted_pairs_are_found(relations):
+    for name, sign in (
+        ("js", 1),
+        ("mmd2", 1),
+        ("jaccard", -1),
+        ("synergy", -1),
+        ("cosine_centred", -1),
+        ("discrepancy", 1),
+    ):
+        value = sign * relations.matrix(name)
+        index = {domain: i for i, domain in enumerate(relations.domains)}
+        close = max(value[index["garden"], index["kitchen"]], value[index["harbour"], index["engine"]])
+        far = min(value[index[a], index[b]] for a in ("garden", "kitchen") for b in ("harbour", "engine"))
+        assert close < far, name
+
+
+def test_values_follow_from_the_public_functions(toy, relations):
+    """js_plugin, synergy and the composite are recomputed from their parts."""
+    np.testing.assert_allclose(
+        relations.matrix("synergy"), (relations.matrix("jaccard") + relations.matrix("cosine")) / 2, atol=1e-12
+    )
+    plugin = relations.matrix("js_plugin")
+    own = np.diagonal(plugin)
+    floor = (own[:, None] + own[None]) / 2
+    expected = (plugin - floor) / (1 - floor)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(relations.matrix("js"), expected, atol=1e-12)
+    upper = np.triu_indices(4, 1)
+    ranks = lambda cells: (np.argsort(np.argsort(cells)) + 0.5) / 6  # noqa: E731 (no ties here)
+    composite = (ranks(relations.matrix("js")[upper]) + ranks(-relations.matrix("cosine_centred")[upper])) / 2
+    np.testing.assert_allclose(relations.matrix("discrepancy")[upper], composite, atol=1e-12)
+
+
+def test_the_same_seed_gives_the_same_digest_and_another_does_not(toy, relations):
+    assert measure(toy, settings=MeasureSettings(**FAST)).digest == relations.digest
+    assert measure(toy, settings=MeasureSettings(**FAST), seed=1).digest != relations.digest
+
+
+def test_order_of_records_changes_nothing(tmp_path, toy, relations):
+    folder = tmp_path / "shuffled"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for domain in toy.planned:
+        records = [{"text": r.plain, "split": r.split} for r in domain.records()]
+        order = rng.permutation(len(records))
+        (folder / f"{domain.name}.jsonl").write_text("\n".join(json.dumps(records[i]) for i in order))
+    again = measure(load_corpora(folder), settings=MeasureSettings(**FAST))
+    for name in relations.names:
+        np.testing.assert_array_equal(again.matrix(name), relations.matrix(name), err_msg=name)
+
+
+def test_processes_and_cache_change_no_number(tmp_path, toy, relations):
+    cold = measure(toy, settings=MeasureSettings(**FAST, num_proc=2), cache=tmp_path)
+    assert len(list(tmp_path.rglob("*.npz"))) == 5
+    warm = measure(toy, settings=MeasureSettings(**FAST), cache=tmp_path)
+    for name in relations.names:
+        np.testing.assert_array_equal(cold.matrix(name), relations.matrix(name))
+        np.testing.assert_array_equal(warm.matrix(name), relations.matrix(name))
+    assert cold.fingerprints == relations.fingerprints
+    for file in tmp_path.rglob("*.npz"):
+        file.write_bytes(b"damaged")
+    mended = measure(toy, settings=MeasureSettings(**FAST), cache=tmp_path)
+    assert mended.digest == relations.digest
+
+
+def test_a_warm_cache_is_used(tmp_path, toy, relations, monkeypatch):
+    measure(toy, settings=MeasureSettings(**FAST), cache=tmp_path)
+    from kinfold.metrics import embedders
+    from kinfold.metrics.counting import TokenCounter
+
+    def never(*_):
+        raise AssertionError("counted or embedded again")
+
+    monkeypatch.setattr(TokenCounter, "documents", never)
+    monkeypatch.setattr(embedders, "_lsa", never)
+    assert measure(toy, settings=MeasureSettings(**FAST), cache=tmp_path).digest == relations.digest
+
+
+def test_concurrent_runs_share_a_cache(tmp_path, toy, relations):
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(measure, toy, settings=MeasureSettings(**FAST), cache=tmp_path) for _ in range(3)]
+        assert {job.result().digest for job in jobs} == {relations.digest}
+    assert not [file for file in tmp_path.rglob("*") if file.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_ranks_under_torchrun_agree_to_the_last_bit(tmp_path, toy_corpora, relations):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import os, sys\n"
+        "from kinfold.corpora import load_corpora\n"
+        "from kinfold.metrics import MeasureSettings, measure\n"
+        f"r = measure(load_corpora({str(toy_corpora)!r}), settings=MeasureSettings(**{FAST!r}))\n"
+        "open(os.path.join(sys.argv[1], os.environ['RANK']), 'w').write(r.digest)\n"
+        "import torch.distributed as dist\n"
+        "assert dist.get_world_size() == 2\n"
+        "dist.destroy_process_group()\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, script, tmp_path], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == relations.digest
+
+
+def test_a_models_tokenizer_is_used(toy, tiny_llama_dir):
+    settings = MeasureSettings(measures=("js",), bootstrap=0)
+    found = measure(toy, tokenizer=tiny_llama_dir, settings=settings)
+    again = measure(toy, tokenizer=tiny_llama_dir / "tokenizer.json", settings=settings)
+    assert found.fingerprints["tokenizer"] == again.fingerprints["tokenizer"]
+    np.testing.assert_array_equal(found.matrix("js"), again.matrix("js"))
+    assert found.names == ("js",)
+    assert found.replicate("js").shape[0] == 0
+    with pytest.raises(ModelError, match="tokenizer"):
+        measure(toy, tokenizer="/nowhere/at/all", settings=settings)
+
+
+def test_one_domain_is_a_defined_value(tmp_path, toy):
+    texts = list(toy["garden"].texts("train"))
+    found = measure(_write(tmp_path / "one", garden=texts), settings=MeasureSettings(**FAST))
+    for name in found.names:
+        assert found.matrix(name).shape == (1, 1)
+        assert np.isfinite(found.matrix(name)).all()
+    found.save(tmp_path / "out")
+    assert Relations.load(tmp_path / "out").digest == found.digest
+
+
+def test_two_copies_of_one_domain_read_as_one(tmp_path, toy):
+    texts = list(toy["garden"].texts())
+    corpora = _write(tmp_path / "twins", a=texts[::2], b=texts[1::2], c=list(toy["engine"].texts()))
+    found = measure(corpora, settings=MeasureSettings(**{**FAST, "permutations": 200}))
+    assert found.under_floor("js")[0, 1]
+    assert not found.under_floor("js")[0, 2]
+    assert found.matrix("mmd2_p")[0, 1] > 0.05
+    assert found.matrix("mmd2_p")[0, 2] < 0.05
+    assert found.matrix("cosine")[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [(["only one document"], "one distinct document"), (["the same"] * 50, "one distinct document")],
+)
+def test_a_domain_that_cannot_be_compared_is_named(tmp_path, toy, bad, message):
+    corpora = _write(tmp_path / "bad", good=list(toy["garden"].texts()), bad=bad)
+    with pytest.raises(CorpusError, match=f"'bad'.*{message}"):
+        measure(corpora, settings=MeasureSettings(**FAST))
+
+
+def test_an_empty_split_is_named(toy):
+    only_train = MeasureSettings(**FAST, split="test")
+    assert measure(toy, settings=only_train).names  # the toy corpora have a test split by hash
+
+
+def test_constant_documents_give_finite_numbers(tmp_path):
+    corpora = _write(tmp_path / "flat", a=["x y", "x y z"] * 20, b=["p q", "p q r"] * 20, c=["x y", "p q"] * 20)
+    found = measure(corpora, settings=MeasureSettings(**FAST))
+    for name in found.names:
+        assert np.isfinite(found.matrix(name)).all()
+        assert all(np.isfinite(end).all() for end in found.interval(name))
+
+
+def test_nan_embeddings_are_an_error_that_names_the_domain(toy, monkeypatch):
+    from kinfold.metrics import embedders
+
+    def broken(texts, *_):
+        return [np.full((len(group), 4), np.nan if i == 2 else 1.0, np.float32) for i, group in enumerate(texts)]
+
+    monkeypatch.setattr(embedders, "_lsa", broken)
+    with pytest.raises(RelationsError, match="harbour"):
+        measure(toy, settings=MeasureSettings(**FAST))
+
+
+def test_warnings_speak_of_small_budgets(relations):
+    assert any("token budget" in line for line in relations.warnings)
+
+
+def test_affinity_on_labelled_domains(toy_labelled):
+    settings = MeasureSettings(**FAST, measures=("js", *AFFINITY[:3]), validate="probe", agreement=-1.0)
+    found = measure(load_corpora(toy_labelled), settings=settings)
+    assert found.matrix("probe_transfer").min() > 0.7  # the label follows from words that all domains share
+    assert found.matrix("class_mean_cosine").min() > 0.5
+    for name in AFFINITY[:3]:
+        assert {"split_half", "usable", "why"} <= found.agreement[name].keys()
+    assert found.validation["kind"] == "embedding head"
+    assert len(found.validation["transfer"]) == 3
+    assert found.validation["advice"]
+
+
+def test_affinity_without_labels_says_why(toy):
+    settings = MeasureSettings(**FAST, measures=("js", "class_mean_cosine", "proxy_a_distance"))
+    found = measure(toy, settings=settings)
+    assert "class_mean_cosine" not in found.names
+    assert found.agreement["class_mean_cosine"]["usable"] is False
+    assert any("class_mean_cosine should not be planned with" in line for line in found.warnings)
+    assert found.matrix("proxy_a_distance").max() > 1
+    with pytest.raises(ConfigError, match=r"measure\.model"):
+        measure(toy, settings=MeasureSettings(**FAST, measures=("js",), validate="probe"))
+
+
+@pytest.mark.slow
+def test_gradients_and_validation_with_a_language_model(toy, tiny_llama_dir):
+    settings = MeasureSettings(
+        **{**FAST, "samples": 30},
+        measures=("js", "jaccard", "gradient_affinity"),
+        model=str(tiny_llama_dir),
+        validate="probe",
+        probe_steps=4,
+        probe_documents=16,
+        probe_seeds=2,
+        affinity_documents=24,
+        max_length=48,
+        gradient_sketch=512,
+        gradient_warmup=2,
+        embedder="model",
+    )
+    found = measure(toy, settings=settings)
+    again = measure(toy, settings=settings)
+    assert found.digest == again.digest
+    affinity = found.matrix("gradient_affinity")
+    assert np.isfinite(affinity).all()
+    assert not np.allclose(affinity, affinity.T)
+    assert len(found.agreement["gradient_affinity"]["self_cosine"]) == 4
+    validation = found.validation
+    assert validation["kind"] == "language model"
+    assert set(validation["measures"]) == {"js", "jaccard", "gradient_affinity"}
+    assert -1 <= validation["reliability"] <= 1
+    np.testing.assert_allclose(np.diagonal(validation["transfer"]), 1, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_validation_with_a_classifier(toy_labelled, tiny_bert_dir):
+    settings = MeasureSettings(
+        **{**FAST, "samples": 60},
+        measures=("js",),
+        model=str(tiny_bert_dir),
+        validate="probe",
+        probe_steps=6,
+        probe_documents=24,
+        max_length=32,
+    )
+    found = measure(load_corpora(toy_labelled), settings=settings)
+    assert found.validation["kind"] == "classifier"
+    assert found.validation["unit"] == "AUC"
+    transfer = np.array(found.validation["transfer"])
+    assert ((transfer >= 0) & (transfer <= 1)).all()

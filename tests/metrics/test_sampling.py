@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kinfold.errors import CorpusError
+from kinfold.metrics import sampling, tokens
+from kinfold.metrics.counting import TokenCounter
+from kinfold.metrics.tokenizing import train_tokenizer
+
+PROPERTY = settings(deadline=None, max_examples=60)
+WORDS = [f"word{i}" for i in range(400)]
+
+
+def _documents(seed, count, length=40):
+    rng = np.random.default_rng(seed)
+    p = 1 / np.arange(1, 401)
+    p /= p.sum()
+    return [" ".join(rng.choice(WORDS, size=int(rng.integers(5, length)), p=p)) for _ in range(count)]
+
+
+COUNTER = TokenCounter(train_tokenizer([" ".join(WORDS)], 700))
+
+
+def _sample(documents, *, max_tokens=10**6, samples=50, parts=1, seed=0, labels=None):
+    records = list(zip(documents, labels or [None] * len(documents), strict=True))
+    shares = [
+        sampling.count_stream(
+            records[part::parts], COUNTER, seed=seed, max_tokens=max_tokens, samples=samples, alone=parts == 1
+        )
+        for part in range(parts)
+    ]
+    for other in shares[1:]:
+        shares[0].merge(other)
+    return sampling.finish("d", shares[0], COUNTER, max_tokens=max_tokens, samples=samples, window=4096)
+
+
+def _same(a, b):
+    first, second = sampling.pack(a), sampling.pack(b)
+    assert first.keys() == second.keys()
+    for key in first:
+        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+@PROPERTY
+@given(st.integers(0, 10**6), st.integers(2, 6), st.sampled_from([200, 900, 10**6]))
+def test_order_and_sharding_change_no_bit(seed, parts, max_tokens):
+    documents = _documents(seed % 5, 80)
+    documents += documents[:7]
+    whole = _sample(documents, max_tokens=max_tokens, samples=10)
+    order = np.random.default_rng(seed).permutation(len(documents))
+    shuffled = [documents[index] for index in order]
+    _same(whole, _sample(shuffled, max_tokens=max_tokens, samples=10))
+    _same(whole, _sample(shuffled, max_tokens=max_tokens, samples=10, parts=parts))
+
+
+def test_counts_cover_everything_and_the_sample_stays_bounded():
+    documents = _documents(1, 400)
+    expected = COUNTER.documents(documents).sum(axis=0)
+    small = _sample(documents, max_tokens=1000, samples=5)
+    np.testing.assert_array_equal(small.counts, expected)
+    assert not small.complete
+    assert 1000 <= small.rows.sum() < 1100
+    assert len(small.texts) == 5
+    whole = _sample(documents, samples=5)
+    assert whole.complete
+    np.testing.assert_array_equal(whole.counts, expected)
+    np.testing.assert_array_equal(np.asarray(whole.rows.sum(axis=0)).ravel(), expected)
+
+
+def test_the_sketch_is_uniform_over_documents_and_keyed_by_the_seed():
+    documents = [f"document number {i}" for i in range(200)]
+    hits = np.zeros(200)
+    for seed in range(100):
+        sketch = sampling.Sketch(seed, 0, 20)
+        for text in documents:
+            sketch.add(text)
+        kept = {text for text, _, _ in sketch.sorted()}
+        assert len(kept) == 20
+        hits += [text in kept for text in documents]
+    # Each document is kept with probability .1: 10 ± 3 of 100 draws, and none always or never by far.
+    assert hits.std() == pytest.approx(3, abs=0.7)
+    assert hits.max() < 25
+
+
+def test_copies_are_one_document_with_a_count():
+    documents = [*_documents(2, 40), *["the same again word1 word2"] * 9]
+    sample = _sample(documents)
+    assert sample.rows.shape[0] == 41
+    assert sorted(sample.copies.tolist())[-1] == 9
+    assert sample.documents == 49
+    halves, _, _ = tokens.halves_of([sample], None, 0)
+    texts_in = [half.rows.shape[0] for half in halves[0]]
+    assert sum(texts_in) <= 41
+
+
+def test_halves_hold_exactly_the_budget_and_share_no_document():
+    samples = [_sample(_documents(seed, 60 + 40 * seed)) for seed in range(3)]
+    halves, budget, short = tokens.halves_of(samples, None, 0)
+    assert short == []
+    for (a, b), sample in zip(halves, samples, strict=True):
+        assert a.rows.sum() == b.rows.sum() == budget
+        assert (a.counts + b.counts <= sample.counts).all()
+    _, asked, short = tokens.halves_of(samples, 2 * budget + 400, 0)
+    assert asked == budget + 200
+    assert short
+
+
+def test_long_and_few_documents_are_cut_and_said_so():
+    text = "\n".join(_documents(3, 4000))
+    assert len(text) > 2 * 65_536
+    sample = _sample([text])
+    assert sample.long == 1
+    assert sample.pieces
+    assert sample.rows.shape[0] > 50
+    parts = sampling.segments(text, 1000)
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= 1000
+
+
+@PROPERTY
+@given(st.text(max_size=300), st.integers(4, 50))
+def test_segments_lose_nothing(text, size):
+    parts = sampling.segments(text, size)
+    assert "".join(parts) == text
+    assert all(len(part) <= size for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([], "no text"),
+        (["", "  \n"], "no text"),
+        (["one short"], "one distinct document"),
+        (["copy"] * 30, "one distinct"),
+    ],
+)
+def test_nothing_to_compare_is_a_clear_error(documents, message):
+    with pytest.raises(CorpusError, match=message):
+        _sample(documents)
+
+
+def test_lone_surrogates_are_replaced():
+    assert sampling.clean("a\ud800b") == "a\ufffdb"
+    assert _sample([*_documents(4, 30), "broken \ud83d text"]).documents == 31
+
+
+def test_packing_round_trips():
+    labels = [None if i % 3 else ("" if i % 2 else "pos") for i in range(30)]
+    sample = _sample(_documents(5, 30), labels=labels)
+    again = sampling.unpack("d", sampling.pack(sample))
+    _same(sample, again)
+    assert again.texts == sample.texts
+    assert again.labels == sample.labels
+
+
+def _corpus(rng, p, documents, length, burst):
+    """Documents whose token distributions vary around p (Dirichlet): bursty, as text is."""
+    import scipy.sparse as sp
+
+    rows = []
+    for _ in range(documents):
+        q = rng.dirichlet(p * burst) if burst else p
+        rows.append(rng.multinomial(length, q))
+    matrix = sp.csr_array(np.array(rows, np.int64))
+    return sampling.DomainSample(
+        "d",
+        np.asarray(matrix.sum(axis=0)),
+        int(matrix.sum()),
+        documents,
+        0,
+        matrix,
+        (),
+        (),
+        np.ones(documents, np.int64),
+        True,
+        False,
+        0,
+    )
+
+
+def _pair(rng, p, q, documents=120, length=100, burst=300.0):
+    a = _corpus(rng, p, documents, length, burst)
+    b = _corpus(rng, q, documents, length, burst)
+    import dataclasses
+
+    return [dataclasses.replace(a, name="a"), dataclasses.replace(b, name="b")]
+
+
+def _distributions(vocabulary=300):
+    rng = np.random.default_rng(0)
+    p = 1 / np.arange(1, vocabulary + 1)
+    q = p * np.exp(rng.normal(0, 0.8, vocabulary))
+    return p / p.sum(), q / q.sum()
+
+
+def test_corrected_js_of_bursty_documents_is_nearly_unbiased_where_the_plugin_is_not():
+    p, q = _distributions()
+    rng = np.random.default_rng(1)
+    same, far, plugin = [], [], []
+    for seed in range(12):
+        for target, other in ((same, p), (far, q)):
+            samples = _pair(rng, p, other)
+            halves, _, _ = tokens.halves_of(samples, None, seed)
+            table = tokens.token_table(samples, halves, bootstrap=0, seed=seed)
+            target.append(table.js[0, 1])
+            if other is p:
+                plugin.append(table.js_plugin[0, 1])
+    from scipy.spatial.distance import jensenshannon
+
+    truth = jensenshannon(p, q, base=2) ** 2
+    assert abs(np.mean(same)) < 0.004
+    assert np.mean(plugin) > 0.015
+    assert abs(np.mean(far) - truth) < 0.1 * truth
+
+
+def test_intervals_cover_at_their_level():
+    """Of 60 simulated pairs about 95 % of the intervals hold the expected value; 50 is beyond binomial error."""
+    from kinfold.metrics.combine import interval, recentre
+
+    p, q = _distributions(120)
+    rng = np.random.default_rng(2)
+    estimates, intervals = [], []
+    for seed in range(60):
+        samples = _pair(rng, p, q, documents=80, length=80)
+        halves, _, _ = tokens.halves_of(samples, None, seed)
+        table = tokens.token_table(samples, halves, bootstrap=60, seed=seed)
+        low, high = interval(recentre(table.js, table.draws["js"]), table.js, 0.95)
+        estimates.append(table.js[0, 1])
+        intervals.append((low[0, 1], high[0, 1]))
+    centre = np.mean(estimates)
+    held = sum(low <= centre <= high for low, high in intervals)
+    assert 52 <= held <= 60
+    widths = [high - low for low, high in intervals]
+    # Neither far too wide: the mean half-width is near 2 standard deviations of the estimates.
+    assert np.mean(widths) / 2 == pytest.approx(1.96 * np.std(estimates), rel=0.35)
+
+
+def test_self_noise_bounds_what_a_domain_reads_against_itself():
+    p, _ = _distributions()
+    rng = np.random.default_rng(3)
+    inside = 0
+    for seed in range(20):
+        samples = _pair(rng, p, p)
+        halves, _, _ = tokens.halves_of(samples, None, seed)
+        table = tokens.token_table(samples, halves, bootstrap=0, seed=seed)
+        inside += abs(table.js[0, 1]) <= table.floor[0, 1]
+    assert inside >= 17
+
+
+def test_fewer_draws_for_many_domains():
+    assert tokens.affordable(100, 10, 8000) == 100
+    assert tokens.affordable(100, 300, 128_000) == 20
+    assert tokens.affordable(5, 300, 128_000) == 5
