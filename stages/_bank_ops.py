@@ -75,6 +75,11 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -
     return torch.mm(x, matrix) if bias is None else torch.addmm(bias, x, matrix)
 
 
+def _split(x: Tensor, plan: GroupPlan) -> tuple[Tensor, ...]:
+    """The rows of each group, as views."""
+    return torch.split(x, list(plan.sizes))
+
+
 def _down(x: Tensor, factors: Tensor, plan: GroupPlan) -> Tensor:
     """x_g F_gᵀ for every group: (rows, width) and (groups, rank, width) → (rows, rank)."""
     groups, rank, width = factors.shape
@@ -82,7 +87,7 @@ def _down(x: Tensor, factors: Tensor, plan: GroupPlan) -> Tensor:
         return torch.mm(x, factors[0].t())
     if plan.equal:
         return torch.bmm(x.view(groups, -1, width), factors.transpose(1, 2)).view(-1, rank)
-    return torch.cat([torch.mm(part, factors[g].t()) for g, part in enumerate(x.split(plan.sizes))])
+    return torch.cat([torch.mm(part, factors[g].t()) for g, part in enumerate(_split(x, plan))])
 
 
 def _up_(y: Tensor, h: Tensor, factors: Tensor, plan: GroupPlan) -> Tensor:
@@ -93,7 +98,7 @@ def _up_(y: Tensor, h: Tensor, factors: Tensor, plan: GroupPlan) -> Tensor:
     if plan.equal:
         y.view(groups, -1, width).baddbmm_(h.view(groups, -1, rank), factors, alpha=plan.alpha)
         return y
-    for g, (target, part) in enumerate(zip(y.split(plan.sizes), h.split(plan.sizes), strict=True)):
+    for g, (target, part) in enumerate(zip(_split(y, plan), _split(h, plan), strict=True)):
         target.addmm_(part, factors[g], alpha=plan.alpha)
     return y
 
@@ -106,7 +111,7 @@ def _outer(h: Tensor, x: Tensor, plan: GroupPlan) -> Tensor:
     if plan.equal:
         left, right = h.view(groups, -1, rank).transpose(1, 2), x.view(groups, -1, width)
         return plan.alpha * torch.bmm(left, right)
-    parts = zip(h.split(plan.sizes), x.split(plan.sizes), strict=True)
+    parts = zip(_split(h, plan), _split(x, plan), strict=True)
     return plan.alpha * torch.stack([torch.mm(left.t(), right) for left, right in parts])
 
 

@@ -72,14 +72,15 @@ class RoutingState:
         """The routing of a call made outside of any context: allowed in a backward pass, if there was but one."""
         if torch._C._current_graph_task_id() == -1:
             raise ModelError(
-                "an adapted layer ran outside of bank.route(...), bank.serve(...) and bank.disabled(); wrap the model's call in one of them."
+                "an adapted layer ran outside of bank.route(...), bank.serve(...) and bank.disabled(); "
+                "wrap the model's call in one of them."
             )
         self._stale = True
         if len(self._recorded) != 1:
             raise ModelError(
-                f"a checkpointed layer is recomputed after {len(self._recorded)} different routings, so its own is unknown; "
-                "checkpoint through the model's gradient_checkpointing_enable() before entering bank.route(...), "
-                "or call backward after each forward."
+                f"a checkpointed layer is recomputed after {len(self._recorded)} different routings, so "
+                "its own is unknown; checkpoint through the model's gradient_checkpointing_enable() before "
+                "entering bank.route(...), or call backward after each forward."
             )
         return self._recorded[0]
 

@@ -26,7 +26,7 @@ OWN = "lora_own"
 def _conv1d() -> type[nn.Module]:
     from transformers.pytorch_utils import Conv1D
 
-    return Conv1D  # type: ignore[no-any-return]
+    return Conv1D
 
 
 def _is_conv1d(module: nn.Module) -> bool:
@@ -82,7 +82,8 @@ def find_sites(model: nn.Module, targets: Sequence[str] | str) -> dict[str, nn.M
     if targets == ALL_LINEAR:
         if not candidates:
             raise ModelError(
-                f"{type(model).__name__}: no linear layer to adapt in its body; use a model built of torch.nn.Linear or Conv1D layers."
+                f"{type(model).__name__}: no linear layer to adapt in its body; "
+                "use a model built of torch.nn.Linear or Conv1D layers."
             )
         return candidates
     chosen: set[str] = set()
@@ -96,8 +97,8 @@ def find_sites(model: nn.Module, targets: Sequence[str] | str) -> dict[str, nn.M
             elif found:
                 why = f"is a {type(modules[found[0]]).__name__}, not a plain linear layer"
             raise ModelError(
-                f"lora.targets: {target!r} {why} of {type(model).__name__}; its linear layers are {_available(candidates)}; "
-                "name some of these or 'all-linear'."
+                f"lora.targets: {target!r} {why} of {type(model).__name__}; "
+                f"its linear layers are {_available(candidates)}; name some of these or 'all-linear'."
             )
         chosen.update(good)
     return {name: module for name, module in candidates.items() if name in chosen}
@@ -235,8 +236,8 @@ class Site:
         total, length = sum(routing.rows), x.numel() // x.shape[-1]
         if routing.tokens and length != total:
             raise ModelError(
-                f"{self.name}: {length} tokens came in, but the routing names {total}; bank.route(tokens=...) takes the "
-                "tokens of the very batch, padding included, sorted by domain."
+                f"{self.name}: {length} tokens came in, but the routing names {total}; "
+                "bank.route(tokens=...) takes the tokens of the very batch, padding included, sorted by domain."
             )
         if x.shape[0] % total and not routing.tokens:
             raise ModelError(
@@ -252,7 +253,8 @@ class Site:
 
 def _to_compute(x: Tensor) -> Tensor:
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    # The meta device, on which memory is estimated, has no autocast state.
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         return x.to(torch.get_autocast_dtype(kind))
     return x
 
@@ -262,8 +264,17 @@ def _site_forward(module: nn.Module, x: Tensor) -> Tensor:
     return site.run(x)
 
 
-@functools.lru_cache(maxsize=8)
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def _banked_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The class of an adapted `cls`, made once: compiled graphs and copies rely on its identity."""
+    if cls not in _CLASSES:
+        _CLASSES[cls] = _make_banked(cls)
+    return _CLASSES[cls]
+
+
+def _make_banked(cls: type[nn.Module]) -> type[nn.Module]:
     members: dict[str, Any] = {
         "forward": _site_forward,
         "__doc__": f"A {cls.__name__} adapted by a bank of LoRA factors.",

@@ -51,8 +51,8 @@ class LoraSpec:
             raise ConfigError(f"lora.dropout={self.dropout!r} must lie in [0, 1); 0 or 0.05 are usual.")
         if self.dora:
             raise ConfigError(
-                "lora.dora=True is not supported: DoRA normalises each column of the adapted weight, so updates of several "
-                "domains cannot share one base product; set lora.dora to false (lora.rslora is supported)."
+                "lora.dora=True is not supported: DoRA normalises each column of the adapted weight, so updates of "
+                "several domains cannot share one base product; set lora.dora to false (lora.rslora is supported)."
             )
         if isinstance(self.targets, str):
             if self.targets != ALL_LINEAR:
@@ -61,7 +61,7 @@ class LoraSpec:
             object.__setattr__(self, "targets", tuple(self.targets))
             if not self.targets or not all(isinstance(target, str) and target for target in self.targets):
                 raise ConfigError(
-                    "lora.targets must be 'all-linear' or a list of at least one layer name; an empty list adapts nothing."
+                    "lora.targets must be 'all-linear' or a list of layer names; an empty list adapts nothing."
                 )
 
     @property

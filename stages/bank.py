@@ -166,15 +166,16 @@ class LoraBank:
             unknown = [name for name in factors if name not in self._sites]
             if unknown:
                 raise ModelError(
-                    f"the shared adapter of stage {number + 1} adapts {unknown[0]}, which this bank's targets leave out; "
-                    "use the same lora.targets in every stage."
+                    f"the shared adapter of stage {number + 1} adapts {unknown[0]}, which this bank's targets leave "
+                    "out; use the same lora.targets in every stage."
                 )
             for name, site in self._sites.items():
                 if name in factors:
                     a, b = factors[name]
                     if a.shape[1] != site.in_features or b.shape[1] != site.out_features:
                         raise ModelError(
-                            f"the shared adapter of stage {number + 1} does not fit layer {name}; it belongs to another model."
+                            f"the shared adapter of stage {number + 1} does not fit layer {name}; "
+                            "it belongs to another model."
                         )
                     pairs[name].append((a, b * (stage.adapter.scaling / self.spec.scaling)))
                 else:
@@ -228,7 +229,8 @@ class LoraBank:
         counts = tuple(int(count) for count in given)
         if len(counts) != len(self.domains):
             raise ModelError(
-                f"bank.route got {len(counts)} counts for {len(self.domains)} domains; give one each, 0 for an absent one."
+                f"bank.route got {len(counts)} counts for {len(self.domains)} domains; "
+                "give one each, 0 for an absent one."
             )
         if any(count < 0 for count in counts) or not sum(counts):
             raise ModelError(f"bank.route got counts {list(counts)}; they must be at least 0 and not all 0.")
@@ -335,8 +337,8 @@ class LoraBank:
         for name, parameter in own.items():
             if state[name].shape != parameter.shape:
                 raise ModelError(
-                    f"adapter tensor {name!r} has shape {tuple(state[name].shape)}, but the bank's is {tuple(parameter.shape)}; "
-                    "the rank or the model differs."
+                    f"adapter tensor {name!r} has shape {tuple(state[name].shape)}, but the bank's is "
+                    f"{tuple(parameter.shape)}; the rank or the model differs."
                 )
         with torch.no_grad():
             for name, parameter in own.items():
@@ -488,7 +490,8 @@ class LoraBank:
         if different:
             where = "lacks" if different[0] in self._sites else "has"
             raise ModelError(
-                f"{source} {where} layer {different[0]}, unlike this bank; attach the bank with the same targets and model."
+                f"{source} {where} layer {different[0]}, unlike this bank; "
+                "attach the bank with the same targets and model."
             )
         for name, site in self._sites.items():
             a, b = adapter.factors[name]
@@ -496,7 +499,8 @@ class LoraBank:
                 raise ModelError(f"{source} does not fit layer {name} of this model; it belongs to another one.")
         if adapter.rank > self.spec.rank:
             raise ModelError(
-                f"{source} has rank {adapter.rank}, above the bank's {self.spec.rank}; raise lora.rank or compress it first (kinfold.stages.peft_io.compress)."
+                f"{source} has rank {adapter.rank}, above the bank's {self.spec.rank}; "
+                "raise lora.rank or compress it first (kinfold.stages.peft_io.compress)."
             )
         with torch.no_grad():
             for name, site in self._sites.items():

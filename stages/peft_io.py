@@ -243,8 +243,8 @@ def read_peft(path: str | Path) -> LowRank:
         tensors = load_file(str(file))
     except (SafetensorError, OSError) as fault:
         raise ModelError(f"{file}: not a readable safetensors file ({fault}); save the adapter again.") from None
-    rank = config["r"]
-    alpha = config.get("lora_alpha", rank)
+    rank = int(config["r"])
+    alpha = float(config.get("lora_alpha") or rank)
     scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for key, a in tensors.items():

@@ -1,11 +1,11 @@
 """How the parts of a loss are weighed against each other, while they change.
 
-| method | rule | source |
-|---|---|---|
-| static | Σ w_i L_i | – |
-| uncertainty | Σ w_i (e^{−s_i} L_i + s_i / 2), s_i trained and clamped | Kendall et al. 2018, eq. 10 |
-| dwa | w_i K softmax(r / T)_i with r_i = L_i(t−1) / L_i(t−2), means over windows of steps | Liu, Johns, Davison 2019, eq. 7 |
-| famo | Σ z_i log(L_i − m) / c, z = softmax(ξ), c = Σ z_i / (L_i − m); ξ follows the parts' own progress | Liu et al. 2023, alg. 1 |
+- static: Σ w_i L_i.
+- uncertainty: Σ w_i (e^{−s_i} L_i + s_i / 2), s_i trained and clamped (Kendall et al. 2018, eq. 10).
+- dwa: λ_i = K softmax(r / T)_i with r_i = L_i(t−1) / L_i(t−2), means over windows of steps (Liu, Johns, Davison 2019,
+  eq. 7); the loss is Σ w_i λ_i L_i.
+- famo: Σ z_i log(L_i − m) / c, z = softmax(ξ), c = Σ z_i / (L_i − m); ξ follows the parts' own progress (Liu et al.
+  2023, algorithm 1).
 
 w_i are the user's weights (λ₁, λ₂, ...). A plain sum with good regularisation often matches the rest: measure.
 
@@ -89,7 +89,8 @@ class Weighting:
         """
         if state.get("name") != self.name:
             raise ConfigError(
-                f"the checkpoint's loss weighting is {state.get('name')!r}, not {self.name!r}; resume with the same setting."
+                f"the checkpoint's loss weighting is {state.get('name')!r}, not {self.name!r}; "
+                "resume with the same setting."
             )
 
     def _weight(self, name: str) -> float:
@@ -396,6 +397,7 @@ class SwampWatch:
         self._said.add(largest)
         others: Sequence[str] = [name for name in sizes if name != largest]
         return (
-            f"the {largest} loss has made up {sizes[largest] / total:.0%} of the objective for {self.patience} steps, so "
-            f"{', '.join(others)} hardly count; raise their weights, lower {largest}'s, or choose weighting uncertainty, dwa or famo."
+            f"the {largest} loss has made up {sizes[largest] / total:.0%} of the objective for {self.patience} steps, "
+            f"so {', '.join(others)} hardly count; raise their weights, lower {largest}'s, "
+            "or choose weighting uncertainty, dwa or famo."
         )

@@ -19,7 +19,7 @@ class _Rows(Protocol):
     buffers: int  # (chunk, V) scratch tensors that `step` needs, the logits' own included
 
     def step(self, logits: Tensor, start: int, stop: int, scratch: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Losses of rows start..stop, and a factor f for each, so that f · logits (changed in place) is the gradient."""
+        """Losses of rows start..stop, and a factor f each: f · logits (changed in place) is the gradient."""
         ...
 
 

@@ -2,9 +2,11 @@
 
 For domains i ≠ j with features x ∈ D_i, y ∈ D_j (Gretton et al. 2012, eq. 3; METHOD section 2)::
 
-    MMD²(i, j) = 1/(n_i(n_i−1)) Σ_{a≠b} k(x_a, x_b) + 1/(n_j(n_j−1)) Σ_{a≠b} k(y_a, y_b) − 2/(n_i n_j) Σ_{a,b} k(x_a, y_b)
+    MMD²(i, j) = Σ_{a≠b} k(x_a, x_b) / (n_i (n_i − 1)) + Σ_{a≠b} k(y_a, y_b) / (n_j (n_j − 1))
+                 − 2 Σ_{a,b} k(x_a, y_b) / (n_i n_j)
 
-the unbiased estimate, which may be negative and is never clamped (a clamp would cut the gradient where domains agree).
+the unbiased estimate, which may be negative and is never clamped (a clamp would cut the gradient where domains
+agree).
 k is the mean of five Gaussian kernels, exp(−‖x−y‖²/(2σ²)) with σ² = {¼, ½, 1, 2, 4}·m, m the median squared distance of
 all pairs, detached: one exponential and four squarings. Sums run in fp32 or better; distances never go through a root.
 """
@@ -73,7 +75,8 @@ class FeatureQueue:
         for key in state:
             if not key.isdigit() or int(key) >= self.n_domains:
                 raise ConfigError(
-                    f"feature queue: {key!r} is not one of {self.n_domains} domains; the state belongs to another stage."
+                    f"feature queue: {key!r} is not one of {self.n_domains} domains; "
+                    "the state belongs to another stage."
                 )
         self._kept = [state[str(index)].clone() if str(index) in state else None for index in range(self.n_domains)]
 
@@ -120,7 +123,8 @@ def alignment_mmd2(
     """
     if features.ndim != 2 or domain_index.shape != features.shape[:1]:
         raise ConfigError(
-            f"features {tuple(features.shape)} and domain_index {tuple(domain_index.shape)} do not fit; they must be (n, d) and (n,)."
+            f"features {tuple(features.shape)} and domain_index {tuple(domain_index.shape)} do not fit; "
+            "they must be (n, d) and (n,)."
         )
     x = features.to(torch.promote_types(features.dtype, torch.float32))
     domains = domain_index.to(x.device)

@@ -1,9 +1,11 @@
-"""Corrupted inputs for denoising: L_ssl = −E[log P(x | x̃)] (METHOD section 2), for encoders and decoders, no labels needed.
+"""Corrupted inputs for denoising, L_ssl = −E[log P(x | x̃)] (METHOD section 2), on any text, labelled or not.
 
-| kind | encoder (`causal=False`) | decoder (`causal=True`) |
-|---|---|---|
-| token | some tokens are masked, replaced or kept; they are predicted in place (BERT) | the same corruption; every true token is predicted from the corrupted ones before it |
-| span | runs of tokens are masked; they are predicted in place (SpanBERT) | runs are cut out, each leaving a mark; after the text come mark and run in turn, and the runs are predicted (infilling) |
+Encoders (``causal=False``): "token" masks, replaces or keeps some tokens and has them predicted in place (BERT); "span"
+masks runs of tokens and has them predicted in place (SpanBERT).
+
+Decoders (``causal=True``): "token" corrupts in the same way, and every true token is predicted from the corrupted ones
+before it; "span" cuts runs out, each leaving a mark; after the text come mark and run in turn, and the runs are
+predicted (infilling).
 
 Everything is drawn from the seed given, on the CPU, so a resumed run draws the same.
 """

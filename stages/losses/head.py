@@ -27,7 +27,8 @@ IGNORE = -100
 def _checked(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, chunk: int | None) -> None:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ConfigError(
-            f"hidden states {tuple(hidden.shape)} and head {tuple(weight.shape)} do not fit; they must be (rows, H) and (V, H)."
+            f"hidden states {tuple(hidden.shape)} and head {tuple(weight.shape)} do not fit; "
+            "they must be (rows, H) and (V, H)."
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ConfigError(f"head bias {tuple(bias.shape)} does not fit the head; it must be ({weight.shape[0]},).")

@@ -184,7 +184,7 @@ def test_a_stage_of_another_model_or_other_targets_is_refused(model: nn.Module) 
     first = LoraBank.attach(model, ("a",), LoraSpec(targets=("q_proj",)))
     frozen = first.freeze_shared()
     first.detach()
-    with pytest.raises(ModelError, match="same lora.targets"):
+    with pytest.raises(ModelError, match=r"same lora\.targets"):
         LoraBank.attach(model, ("a",), LoraSpec(targets=("v_proj",)), frozen=[frozen])
     # The refused attempt left nothing behind.
     assert type(model.model.layers[0].self_attn.v_proj) is nn.Linear

@@ -54,7 +54,9 @@ def llama_classifier() -> nn.Module:
 
 def gpt2() -> nn.Module:
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=61, n_embd=24, n_layer=2, n_head=4, n_positions=16, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+        GPT2Config(
+            vocab_size=61, n_embd=24, n_layer=2, n_head=4, n_positions=16, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+        )
     )
 
 

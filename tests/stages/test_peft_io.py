@@ -172,7 +172,9 @@ def test_short_target_names_only_where_they_are_unambiguous(tmp_path: Path) -> N
     seed=st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=60)
-def test_compression_is_the_truncated_svd_of_the_dense_matrix(rank: int, kept: int, width: int, out: int, seed: int) -> None:
+def test_compression_is_the_truncated_svd_of_the_dense_matrix(
+    rank: int, kept: int, width: int, out: int, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(rank, width, generator=generator, dtype=torch.float64)
     b = torch.randn(rank, out, generator=generator, dtype=torch.float64)
@@ -216,7 +218,9 @@ def test_concatenation_fills_layers_that_one_side_lacks(tmp_path: Path) -> None:
     back = read_peft(tmp_path / "p")
     assert back.rank == 5
     assert back.factors["x"][0].shape == (5, 5)
-    torch.testing.assert_close(back.factors["x"][1].T @ back.factors["x"][0], 0.5 * one.factors["x"][1].T @ one.factors["x"][0])
+    torch.testing.assert_close(
+        back.factors["x"][1].T @ back.factors["x"][0], 0.5 * one.factors["x"][1].T @ one.factors["x"][0]
+    )
 
 
 def _config(folder: Path, **change: object) -> None:

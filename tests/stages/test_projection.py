@@ -81,7 +81,11 @@ def test_a_bank_projects_each_adapter_onto_its_own_ball() -> None:
     before = bank.norms()
     dense = {
         key: sum(
-            float((bank.spec.scaling * bank.state_dict()[f"{key}/{s}/B"].T @ bank.state_dict()[f"{key}/{s}/A"]).square().sum())
+            float(
+                (bank.spec.scaling * bank.state_dict()[f"{key}/{s}/B"].T @ bank.state_dict()[f"{key}/{s}/A"])
+                .square()
+                .sum()
+            )
             for s in bank.sites
         )
         ** 0.5

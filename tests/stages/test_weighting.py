@@ -86,7 +86,9 @@ def test_dwa_survives_a_loss_that_is_zero_or_negative() -> None:
 
 def test_famo_takes_the_gradient_of_its_published_loss() -> None:
     weighting = FAMO({"a": 1.0, "b": 1.0})
-    weighting.load_state_dict({"name": "famo", "xi": {"a": 0.4, "b": -0.1}, "before": None, "coefficients": {"a": 1, "b": 1}})
+    weighting.load_state_dict(
+        {"name": "famo", "xi": {"a": 0.4, "b": -0.1}, "before": None, "coefficients": {"a": 1, "b": 1}}
+    )
     leaves = torch.tensor([3.0, 0.25], requires_grad=True)
     z = torch.softmax(torch.tensor([0.4, -0.1]), 0)
     c = (z / leaves).sum().detach()
