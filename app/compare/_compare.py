@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +18,10 @@ if TYPE_CHECKING:
     from ...metrics import MeasureSettings, Relations
     from ...partition import Plan, PlanSettings
     from ...stages import TrainSettings
-    from ._runs import Worker
+    from ._queue import Job
     from ._variants import Variant
 
 __all__ = ["compare"]
-
-_PAUSE = 0.2
 
 
 def compare(
@@ -84,7 +80,9 @@ def compare(
     from ...partition import PlanSettings, make_plan
     from ...stages import TrainSettings
     from ...stages.model import model_fingerprint
-    from ._summary import summarise
+    from ._conditions import condition
+    from ._grid import grid_summary, grid_variants, shortened
+    from ._queue import Job, train_all
     from ._variants import variants
 
     settings = _resolved(settings or CompareSettings(), methods, seeds, jobs)
@@ -103,32 +101,64 @@ def compare(
         plan = make_plan(relations, settings=plan_settings, seed=seed, progress=progress)
     _check_plan(plan, corpora)
     runs = variants(plan, relations, settings=settings, train=train, plan_settings=plan_settings, seed=seed)
-    prints = {"corpora": corpora.fingerprints, "model": model_print}
-    keys = [run.key(prints) for run in runs]
-    failed = _train_all(runs, keys, corpora, name, folder, settings, progress)
-    done = []
-    stopped: dict[str, list[str]] = {}
-    for run, key in zip(runs, keys, strict=True):
-        record = _record(folder, key)
-        if record is not None:
-            done.append((run, record))
-        else:
-            stopped.setdefault(run.method, []).append(failed[key])
-    if not any(run.method == "plan" for run, _ in done):
-        raise TrainingError(f"compare: every run of the plan had to stop; the first: {stopped['plan'][0]}")
+    squares = grid_variants(plan, settings=settings, train=train)
+    harder = {}
+    if settings.conditions:
+        with progress.task("making harder corpora", total=len(settings.conditions)) as task:
+            for kind, level in settings.conditions:
+                harder[kind, level] = condition(corpora, kind, level, folder / "conditions", seed=seed)
+                task.advance()
+
+    def jobs_of(some: Sequence[Variant], texts: Corpora, about: str = "") -> list[Job]:
+        prints = {"corpora": texts.fingerprints, "model": model_print}
+        return [Job(run, texts, run.key(prints), about) for run in some]
+
+    main = jobs_of(runs, corpora)
+    grid = jobs_of(squares, corpora)
+    robust = {(kind, level): jobs_of(runs, texts, f"{kind} {level:g}") for (kind, level), texts in harder.items()}
+    everything = [*main, *grid, *(job for some in robust.values() for job in some)]
+    records, stopped = train_all(everything, model=name, folder=folder, settings=settings, progress=progress)
     made_of = {
-        "fingerprints": prints,
+        "fingerprints": {"corpora": corpora.fingerprints, "model": model_print},
         "train": train.to_dict(),
         "plan_fingerprints": dict(plan.fingerprints),
         "model": name,
         "seed": seed,
     }
-    value = summarise(done, stopped, settings=settings, plan=plan.to_dict(), made_of=made_of, seed=seed)
+    value = _summary(main, records, stopped, settings=settings, plan=plan.to_dict(), made_of=made_of, seed=seed)
+    value["grid"] = grid_summary(grid, records, settings) if grid else None
+    value["conditions"] = [
+        {"kind": kind, "level": level, **shortened(_summary(some, records, stopped, settings=settings, seed=seed))}
+        for (kind, level), some in robust.items()
+    ]
     comparison = Comparison(folder, value)
     comparison.save()
-    if not settings.keep_runs and (folder / "runs").is_dir() and not any((folder / "runs").iterdir()):
-        shutil.rmtree(folder / "runs")
+    left = folder / "runs"
+    if not settings.keep_runs and left.is_dir() and not any(left.iterdir()):
+        left.rmdir()
     return comparison
+
+
+def _summary(
+    jobs: Sequence[Job],
+    records: Mapping[str, Mapping[str, Any]],
+    stopped: Mapping[str, str],
+    *,
+    settings: CompareSettings,
+    seed: int,
+    plan: Mapping[str, Any] | None = None,
+    made_of: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    from ._summary import summarise
+
+    done = [(job.variant, records[job.key]) for job in jobs if job.key in records]
+    failed: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.key in stopped:
+            failed.setdefault(job.variant.method, []).append(stopped[job.key])
+    if not any(variant.method == "plan" for variant, _ in done):
+        raise TrainingError(f"compare: every run of the plan had to stop; the first: {failed['plan'][0]}")
+    return summarise(done, failed, settings=settings, plan=plan or {}, made_of=made_of or {}, seed=seed)
 
 
 def _resolved(
@@ -188,114 +218,3 @@ def _measured(
     relations = measure(corpora, tokenizer=model, settings=settings, seed=seed, progress=progress)
     relations.save(kept)
     return relations
-
-
-def _record(folder: Path, key: str) -> dict[str, Any] | None:
-    from ._runs import finished
-
-    return finished(folder, key)
-
-
-def _train_all(
-    runs: Sequence[Variant],
-    keys: Sequence[str],
-    corpora: Corpora,
-    model: str,
-    folder: Path,
-    settings: CompareSettings,
-    progress: Progress,
-) -> dict[str, str]:
-    """Train what has no record yet; returns why runs had to stop, by key."""
-    waiting = {key: run for run, key in zip(runs, keys, strict=True) if _record(folder, key) is None}
-    total = len(set(keys))
-    if len(waiting) < total:
-        progress.say(f"{folder}: {total - len(waiting)} of {total} runs are finished already.")
-    failed: dict[str, str] = {}
-    with progress.task("comparing", total=total, unit="runs") as task:
-        task.advance(total - len(waiting))
-        if settings.jobs == 1:
-            for key, run in waiting.items():
-                task.update(note=_called(run))
-                _train_here(run, key, corpora, model, folder, settings, progress, failed)
-                task.advance()
-        else:
-            _train_apart(waiting, corpora, model, folder, settings, task, failed)
-    for key, why in failed.items():
-        progress.warn(f"run {key[:8]} had to stop: {why}")
-    return failed
-
-
-def _called(run: Variant) -> str:
-    return f"{run.method}, seed {run.seed}" + (f", draw {run.draw + 1}" if run.draw else "")
-
-
-def _train_here(
-    run: Variant,
-    key: str,
-    corpora: Corpora,
-    model: str,
-    folder: Path,
-    settings: CompareSettings,
-    progress: Progress,
-    failed: dict[str, str],
-) -> None:
-    from ._runs import train_one
-
-    try:
-        train_one(
-            run.stages,
-            run.settings,
-            run.seed,
-            key=key,
-            corpora=corpora,
-            model=model,
-            folder=folder,
-            keep=settings.keep_runs,
-            progress=progress,
-        )
-    except TrainingError as fault:
-        # A rival that diverges is a result, not the end of the comparison.
-        failed[key] = str(fault)
-
-
-def _train_apart(
-    waiting: Mapping[str, Variant],
-    corpora: Corpora,
-    model: str,
-    folder: Path,
-    settings: CompareSettings,
-    task: Any,
-    failed: dict[str, str],
-) -> None:
-    from ._runs import start_worker
-
-    threads = max(1, (os.cpu_count() or 1) // settings.jobs)
-    queue = list(waiting.items())
-    working: list[Worker] = []
-    try:
-        while queue or working:
-            while queue and len(working) < settings.jobs:
-                key, run = queue.pop(0)
-                task.update(note=_called(run))
-                working.append(
-                    start_worker(
-                        run,
-                        key=key,
-                        corpora=corpora,
-                        model=model,
-                        folder=folder,
-                        keep=settings.keep_runs,
-                        threads=threads,
-                    )
-                )
-            for worker in list(working):
-                said = worker.result()
-                if said is not None:
-                    working.remove(worker)
-                    if "failed" in said:
-                        failed[worker.key] = str(said["failed"])
-                    task.advance()
-            time.sleep(_PAUSE)
-    finally:
-        for worker in working:
-            worker.stop()

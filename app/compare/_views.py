@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-__all__ = ["comparison_table", "forest", "markdown"]
+__all__ = ["comparison_table", "degradation", "forest", "heatmap", "markdown"]
 
 
 def _escaped(name: str) -> str:
@@ -103,9 +103,54 @@ def markdown(value: Mapping[str, Any]) -> str:
         for stages in row.get("stages", ()):
             shown = " → ".join(", ".join(_escaped(name) for name in stage) for stage in stages)
             lines.append(f"- {_escaped(row['name'])}: {shown}")
+    if value.get("grid"):
+        lines += ["", *_grid_lines(value)]
+    if value.get("conditions"):
+        lines += ["", *_condition_lines(value)]
     if value["warnings"]:
         lines += ["", "## To keep in mind", "", *(f"- {_escaped(warning)}" for warning in value["warnings"])]
     return "\n".join(lines) + "\n"
+
+
+def _grid_lines(value: Mapping[str, Any]) -> list[str]:
+    """Sensitivity of the plan to the weights of the two extra losses."""
+    grid = value["grid"]
+    lines = [
+        "## Sensitivity",
+        "",
+        f"Mean {_unit(value)} of the plan, ± the standard deviation over seeds, by weight of the denoising loss (rows) "
+        "and of the alignment loss (columns).",
+        "",
+        _row(["denoising ↓ alignment →", *(f"{weight:g}" for weight in grid["align_weight"])]),
+        "|---" * (len(grid["align_weight"]) + 1) + "|",
+    ]
+    for weight, means, spreads in zip(grid["ssl_weight"], grid["mean"], grid["sd_over_seeds"], strict=True):
+        cells = [_number(m) + ("" if s is None else f" ± {s:.4f}") for m, s in zip(means, spreads, strict=True)]
+        lines.append(_row([f"{weight:g}", *cells]))
+    return lines
+
+
+def _condition_lines(value: Mapping[str, Any]) -> list[str]:
+    """What noise and imbalance in the training records do to each method; test records stay as they are."""
+    lines = [
+        "## Robustness",
+        "",
+        "Training records changed, test records as they are; the same plan. First row: unchanged.",
+        "",
+    ]
+    names = [row["name"] for row in value["methods"]]
+    lines += [_row(["condition", *(_escaped(name) for name in names)]), "|---" * (len(names) + 1) + "|"]
+    for title, rows in [("none", value["methods"])] + [
+        (f"{one['kind'].replace('_', ' ')} {one['level']:g}", one["methods"]) for one in value["conditions"]
+    ]:
+        found = {row["name"]: row for row in rows}
+        cells = []
+        for name in names:
+            row = found[name]
+            gain = row.get("plan_advantage")
+            cells.append(_number(row.get("mean")) + (f" ({_interval(gain)})" if gain else ""))
+        lines.append(_row([title, *cells]))
+    return [*lines, "", "In brackets the plan's advantage under that condition."]
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -188,4 +233,62 @@ def forest(value: Mapping[str, Any]) -> Figure:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def heatmap(value: Mapping[str, Any]) -> Figure:
+    """The plan's mean by the weights of the denoising and alignment losses, the numbers in the squares."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    grid = value["grid"]
+    means = np.array([[np.nan if cell is None else cell for cell in row] for row in grid["mean"]])
+    rows, columns = means.shape
+    figure = Figure(figsize=(2.6 + 0.95 * columns, 1.8 + 0.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    # Dark is better, whichever way the metric points.
+    image = axes.imshow(means, cmap="viridis_r" if value["higher_is_better"] else "viridis", aspect="auto")
+    low, high = np.nanmin(means), np.nanmax(means)
+    for i in range(rows):
+        for j in range(columns):
+            if np.isfinite(means[i, j]):
+                share = (means[i, j] - low) / (high - low) if high > low else 0.0
+                dark = share > 0.6 if value["higher_is_better"] else share < 0.4
+                axes.text(
+                    j, i, f"{means[i, j]:.4f}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
+                )
+    axes.set_xticks(range(columns), [f"{weight:g}" for weight in grid["align_weight"]])
+    axes.set_yticks(range(rows), [f"{weight:g}" for weight in grid["ssl_weight"]])
+    axes.set_xlabel("weight of the alignment loss (λ₂)")
+    axes.set_ylabel("weight of the denoising loss (λ₁)")
+    figure.colorbar(image, ax=axes, label=f"mean {_unit(value)}")
+    return figure
+
+
+def degradation(value: Mapping[str, Any]) -> Figure:
+    """Each method's mean against the level of each kind of noise or imbalance, from the unchanged corpora on."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(one["kind"] for one in value["conditions"]))
+    figure = Figure(figsize=(1.2 + 3.6 * len(kinds), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    clean = {row["name"]: row.get("mean") for row in value["methods"]}
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        some = sorted((one for one in value["conditions"] if one["kind"] == kind), key=lambda one: one["level"])
+        levels = [1.0 if kind == "imbalance" else 0.0, *(one["level"] for one in some)]
+        for name in clean:
+            found = [{row["name"]: row.get("mean") for row in one["methods"]}[name] for one in some]
+            means = [float("nan") if mean is None else mean for mean in (clean[name], *found)]
+            axes.plot(levels, means, marker="o", markersize=4, linewidth=2.4 if name == "plan" else 1.2, label=name)
+        if kind == "imbalance":
+            axes.set_xscale("log")
+        axes.set_xlabel({"imbalance": "largest to smallest domain"}.get(kind, f"{kind.replace('_', ' ')}, share"))
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_ylabel(f"mean {_unit(value)}")
+    panels[-1].legend(fontsize=7, frameon=False)
     return figure

@@ -24,7 +24,7 @@ class Comparison:
     Parameters
     ----------
     path
-        Its folder: `compare.json`, `compare.md`, `forest.svg`, `forest.png` and `records/`.
+        Its folder: `compare.json`, `compare.md`, pictures (`forest.svg` and `.png`, ...) and `records/`.
     value
         The content of `compare.json`.
     """
@@ -99,12 +99,25 @@ class Comparison:
 
         return forest(self.value)
 
+    def figures(self) -> dict[str, Figure]:
+        """Every picture by name: `forest` where there are rivals, `sensitivity` and `robustness` where asked for."""
+        from ._views import degradation, forest, heatmap
+
+        found: dict[str, Figure] = {}
+        if any(row.get("plan_advantage") for row in self.value["methods"]):
+            found["forest"] = forest(self.value)
+        if self.value.get("grid"):
+            found["sensitivity"] = heatmap(self.value)
+        if self.value.get("conditions"):
+            found["robustness"] = degradation(self.value)
+        return found
+
     def save(self) -> None:
-        """Write `compare.json`, `compare.md` and the forest plot, each atomically."""
+        """Write `compare.json`, `compare.md` and the pictures, each atomically."""
         write_json(self.path / "compare.json", self.to_dict())
         write_text(self.path / "compare.md", self.markdown)
-        figure = self.plot()
-        for suffix in ("svg", "png"):
-            with atomic_path(self.path / f"forest.{suffix}") as path:
-                # Without dates and random ids, so that the same result gives the same file.
-                figure.savefig(path, format=suffix, dpi=160, metadata={"Date": None} if suffix == "svg" else None)
+        for name, figure in self.figures().items():
+            for suffix in ("svg", "png"):
+                with atomic_path(self.path / f"{name}.{suffix}") as path:
+                    # Without a date, so that the same result gives the same picture.
+                    figure.savefig(path, format=suffix, dpi=160, metadata={"Date": None} if suffix == "svg" else None)

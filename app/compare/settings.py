@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -47,6 +48,18 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(items)
 
 
+def _levels(name: str, value: Any, low: float, high: float) -> tuple[float, ...]:
+    """Distinct numbers; the lowest level of noise or imbalance would change nothing and is refused."""
+    items: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+    open_low = not name.startswith("grid")
+    for item in items:
+        number = isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
+        if not number or item < low or item > high or (open_low and item == low):
+            span = f"{'above' if open_low else 'from'} {low:g}" + ("" if high == math.inf else f" up to {high:g}")
+            raise ConfigError(f"compare.{name}={item!r}: must be a number {span}.")
+    return tuple(dict.fromkeys(float(item) for item in items))
+
+
 @dataclass(frozen=True)
 class CompareSettings:
     """Which methods are trained beside the plan, how often, and what is held equal."""
@@ -72,6 +85,21 @@ class CompareSettings:
     )
     serving: Literal["final", "snapshot"] = field(
         default="final", metadata={"help": "backbone that is judged: after the last stage, or after each domain's own"}
+    )
+    grid_ssl: tuple[float, ...] = field(
+        default=(), metadata={"help": "sensitivity: weights of the denoising loss (lambda 1) to train the plan with"}
+    )
+    grid_align: tuple[float, ...] = field(
+        default=(), metadata={"help": "sensitivity: weights of the alignment loss (lambda 2) to train the plan with"}
+    )
+    token_noise: tuple[float, ...] = field(
+        default=(), metadata={"help": "robustness: shares of training words replaced by other words of the domain"}
+    )
+    label_noise: tuple[float, ...] = field(
+        default=(), metadata={"help": "robustness: shares of training labels replaced by another label of the domain"}
+    )
+    imbalance: tuple[float, ...] = field(
+        default=(), metadata={"help": "robustness: ratios of the largest to the smallest domain's training records"}
     )
     jobs: int = field(default=1, metadata={"help": "runs trained at the same time, each in a process of its own"})
     bootstrap: int = field(default=4000, metadata={"help": "draws behind the intervals of the differences"})
@@ -103,5 +131,19 @@ class CompareSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"compare.{name}={value!r}: must be a whole number of at least 1.")
-        if len(self.methods) < 2:
+        for name, low, high in (
+            ("grid_ssl", 0.0, math.inf),
+            ("grid_align", 0.0, math.inf),
+            ("token_noise", 0.0, 1.0),
+            ("label_noise", 0.0, 1.0),
+            ("imbalance", 1.0, math.inf),
+        ):
+            object.__setattr__(self, name, _levels(name, getattr(self, name), low, high))
+        if len(self.methods) < 2 and not (self.grid_ssl or self.grid_align):
             raise ConfigError("compare.methods: names nothing beside the plan; add joint, random or another method.")
+
+    @property
+    def conditions(self) -> tuple[tuple[str, float], ...]:
+        """Kind and level of every robustness condition."""
+        kinds = ("token_noise", "label_noise", "imbalance")
+        return tuple((kind, level) for kind in kinds for level in getattr(self, kind))
