@@ -313,7 +313,10 @@ def _annotate(
             else:
                 ink = "#8a96a3"
             text = f"{value:.{decimals}f}".replace("-", "−")
-            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5)
+            text = text if text.strip("−0.") else text.lstrip("−")  # zero has no sign
+            axes.text(
+                column, row, text, ha="center", va="center", color=ink, fontsize=7.5 - 0.2 * max(0, len(values) - 5)
+            )
 
 
 def _headline(relations: Relations) -> list[str]:

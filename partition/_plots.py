@@ -139,7 +139,8 @@ def _solvers(axes: Axes, plan: Plan) -> None:
     if not rows:
         blank(axes, "no solver reached a partition within the limits")
         return
-    rows.sort(key=lambda row: float(row["objective"]))
+    # Of equals, the plan itself goes on top.
+    rows.sort(key=lambda row: (round(float(row["objective"]), 9), row["name"] == "kinfold"))
     values = [float(row["objective"]) for row in rows]
     style(axes, "Objective by solver (right is better)")
     left = min([*values, 0.0])

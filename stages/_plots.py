@@ -105,6 +105,7 @@ def _losses(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
             axes.plot(*_by_stage(metrics, x, values), color=colour, linewidth=width, label=name)
     _boundaries(axes, metrics, x)
     axes.set_xlabel("tokens", fontsize=8, color=MUTED)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(fontsize=7, frameon=False, ncols=3)
 
 
@@ -131,6 +132,7 @@ def _domains(axes: Axes, metrics: Sequence[Mapping[str, Any]], stages: Sequence[
         blank(axes, "no curve per domain recorded")
         return
     axes.set_xlabel("tokens", fontsize=8, color=MUTED)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(fontsize=6.5, frameon=False, ncols=2)
 
 

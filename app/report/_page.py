@@ -133,7 +133,12 @@ def render(
     drawn = {
         "names": list(frame.names),
         "stages": [list(stage) for stage in frame.stages],
-        "relations": {"measures": relation_view["measures"]} if relation_view else None,
+        "relations": {
+            "measures": relation_view["measures"],
+            "transfer": (relation_view["validation"] or {}).get("transfer"),
+        }
+        if relation_view
+        else None,
         "map": map_view(relations, frame) if relations is not None else None,
         "plan": {key: plan_values[key] for key in ("gain", "pulls", "together", "order", "phase")}
         if plan_values
@@ -211,5 +216,6 @@ def _jinja() -> Any:
         percent=_frame.percent,
         plural=_frame.plural,
         joined=_frame.join,
+        capitalize_first=lambda text: text[:1].upper() + text[1:],
     )
     return environment

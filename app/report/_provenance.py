@@ -60,9 +60,10 @@ def provenance_view(
         if found:
             prints[source] = found
     manifest = dict(manifest or {})
-    if manifest.get("fingerprints"):
-        prints["run"] = manifest.pop("fingerprints")
-    run = {key: manifest[key] for key in ("state", "seed", "model", "kinfold", "version") if key in manifest}
+    trained_on = {key: manifest[key] for key in ("corpora", "fingerprints") if manifest.get(key)}
+    if trained_on:
+        prints["run"] = trained_on
+    run = {key: manifest[key] for key in ("state", "task", "seed", "model", "kinfold", "version") if key in manifest}
     groups = [
         ("Run", flatten(run)),
         ("Versions", flatten(versions)),

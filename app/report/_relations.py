@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...metrics._plots import as_distances, dendrogram_order, under_floor
-from ._frame import Frame, number, pack
+from ._frame import Frame, entry, finite, number, pack
 
 if TYPE_CHECKING:
     from ...metrics.relations import Relations
@@ -124,7 +125,7 @@ def relations_view(relations: Relations, frame: Frame) -> dict[str, Any]:
         "bare": bare,
         "sizes": _sizes(relations, frame),
         "warnings": list(relations.warnings),
-        "validation": _validation(relations),
+        "validation": _validation(relations, frame),
     }
 
 
@@ -169,9 +170,34 @@ def _sizes(relations: Relations, frame: Frame) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-int(row.get("tokens", 0)), row["name"]))
 
 
-def _validation(relations: Relations) -> dict[str, Any] | None:
-    value = getattr(relations, "validation", None)
-    return dict(value) if value else None
+def _validation(relations: Relations, frame: Frame) -> dict[str, Any] | None:
+    """How well each measure foretells transfer that was measured by short trainings, the best first."""
+    value = relations.validation
+    measures = entry(value, "measures")
+    if not value or not isinstance(measures, Mapping):
+        return None
+    rows = [
+        {
+            "name": relations.info(name).title if name in relations.names else str(name),
+            "rho": finite(entry(cell, "rho")),
+            "low": finite(entry(cell, "low")),
+            "high": finite(entry(cell, "high")),
+        }
+        for name, cell in measures.items()
+    ]
+    rows = [row for row in rows if row["rho"] is not None]
+    domains = [str(name) for name in value.get("domains") or ()]
+    transfer = None
+    if domains and all(name in frame.names for name in domains):
+        transfer = frame.expand(value.get("transfer"), domains)
+    return {
+        "rows": sorted(rows, key=lambda row: -float(row["rho"] or 0.0)),
+        "kind": str(value.get("kind") or ""),
+        "unit": str(value.get("unit") or ""),
+        "advice": str(value.get("advice") or ""),
+        "reliability": finite(value.get("reliability")),
+        "transfer": pack(transfer) if transfer is not None else None,
+    }
 
 
 def map_view(relations: Relations, frame: Frame) -> dict[str, Any] | None:

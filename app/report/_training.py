@@ -134,7 +134,10 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
             "norms",
             "Size of the adapters",
             "Frobenius norms of the low-rank updates, which the bounds ρ limit.",
-            [(name, where.get(name.split("/")[-1].removeprefix("domain:")), values) for name, values in norms.items()],
+            [
+                (name.removeprefix("domain/"), where.get(name.removeprefix("domain/")), values)
+                for name, values in norms.items()
+            ],
             zero=True,
             pick=len(norms) > 8,
         )

@@ -39,6 +39,7 @@ function relations(where) {
     if (map) map.update(changes); else map = heatmap(left, Object.assign(spec, changes));
   }
   refresh();
+  if (host("transfer") && DATA.relations.transfer) square(host("transfer"), DATA.relations.transfer, { mode: "seq", label: "Measured transfer", legend: ["little", "much", null], mutedDiagonal: false, maxCell: 34 });
 }
 
 function square(where, packed, options) {

@@ -133,6 +133,18 @@ def make_relations(k: int, seed: int = 0):
         characters=rng.integers(100_000, 4_000_000, k),
         fingerprints={"corpora": {name: f"{i:032x}" for i, name in enumerate(make_names(k))}, "tokenizer": "ab" * 16},
         settings={"embedder": "lsa", "bootstrap": 200, "tokens": None},
+        agreement={},
+        validation={
+            "kind": "language model",
+            "unit": "share of own gain in loss",
+            "domains": list(make_names(k)),
+            "transfer": (1 - js).tolist(),
+            "best": "js",
+            "advice": "on this data plan with plan.discrepancy: js (ρ 0.71).",
+            "measures": {"js": {"rho": 0.71, "low": 0.4, "high": 0.9}, "mmd2": {"rho": 0.1, "low": -0.2, "high": 0.4}},
+            "reliability": 0.86,
+            "warnings": [],
+        },
         seed=seed,
         warnings=("Domain chess has 61 documents: its intervals are wide; bring more text.",),
     )
