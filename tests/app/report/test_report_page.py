@@ -225,3 +225,41 @@ def test_many_domains_stay_small(tmp_path) -> None:
     path = write_plan_report(relations, None, tmp_path / "big.html")
     assert path.stat().st_size < 6_000_000
     assert "relations.npz holds them" in Outline(path.read_text(encoding="utf-8")).words
+
+
+def test_accuracy_is_shown_where_it_was_measured(synthetic_run, tmp_path) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(synthetic_run(3), run)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["task"] = "classification"
+    for part, value in (("before", 0.5123), ("final", 0.8749)):
+        for cell in evaluation[part].values():
+            cell["accuracy"] = value
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    words = Outline(write_report(run).read_text(encoding="utf-8")).words.replace("\xa0", " ")
+    assert "51.2 % → 87.5 %" in words
+    assert "nats a token" not in words
+
+
+def test_measures_judged_by_measured_transfer_are_ranked(synthetic_run, synthetic_relations, tmp_path) -> None:
+    outline = Outline(write_plan_report(synthetic_relations(4), None, tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert "trust" in outline.ids
+    assert re.search(
+        r"Token divergence \(JS, corrected\) 0\.71 \+0\.40 to \+0\.90 .*Embedding MMD² 0\.10 −0\.20 to \+0\.40",
+        outline.words,
+    )
+    bare = Relations(domains=("a", "b"), matrices={"js": 0.2 * (1 - np.eye(2))})
+    assert "trust" not in Outline(write_plan_report(bare, None, tmp_path / "q.html").read_text(encoding="utf-8")).ids
+
+
+def test_an_affinity_that_disagrees_with_itself_is_flagged(tmp_path) -> None:
+    relations = Relations(
+        domains=("a", "b"),
+        matrices={"gradient_affinity": 0.2 * (1 - np.eye(2))},
+        agreement={"gradient_affinity": {"split_half": 0.11, "usable": False, "why": "noise"}},
+    )
+    page = data_of(write_plan_report(relations, None, tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert "agree on it at 0.11" in page["relations"]["measures"][0]["trust"]
+    assert "do not rely on it" in page["relations"]["measures"][0]["trust"]
