@@ -41,8 +41,7 @@ def register(app: typer.Typer) -> None:
         jobs: Annotated[int | None, setting("jobs")] = None,
         keep_runs: Annotated[bool | None, setting("keep_runs")] = None,
         epochs: Annotated[float | None, setting("epochs")] = None,
-        tokens_per_stage: Annotated[int | None, setting("tokens_per_stage")] = None,
-        max_steps: Annotated[int | None, setting("max_steps")] = None,
+        documents: Annotated[int | None, setting("documents")] = None,
         lr: Annotated[float | None, setting("lr")] = None,
         limit: Annotated[int | None, setting("limit")] = None,
     ) -> None:
@@ -60,14 +59,12 @@ def register(app: typer.Typer) -> None:
         values = {
             "corpora": corpora, "model": model, "methods": words(methods), "seeds": numbers(seeds, "--seeds"),
             "rounds": rounds, "ablate": words(ablate), "equal": equal, "serving": serving, "jobs": jobs,
-            "keep_runs": keep_runs, "epochs": epochs, "tokens_per_stage": tokens_per_stage, "max_steps": max_steps,
+            "keep_runs": keep_runs, "epochs": epochs, "documents": documents,
             "lr": lr, "limit": limit,
         }  # fmt: skip
         config = common.resolve(values).config
         if config.model is None:
-            raise ConfigError(
-                "no base model named; give --model with a folder or hub id, or set it in the settings."
-            )
+            raise ConfigError("no base model named; give --model with a folder or hub id, or set it in the settings.")
         from . import api
         from .compare import comparison_table
 

@@ -53,6 +53,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "adapters": ("train.adapters", "--adapters"),
     "rank": ("train.lora.rank", "--rank"),
     "epochs": ("train.epochs", "--epochs"),
+    "documents": ("train.documents", "--documents"),
     "max_steps": ("train.max_steps", "--max-steps"),
     "tokens_per_stage": ("train.tokens_per_stage", "--tokens-per-stage"),
     "batch_tokens": ("train.batch_tokens", "--batch-tokens"),

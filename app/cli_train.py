@@ -64,6 +64,7 @@ def register(app: typer.Typer) -> None:
           $ kinfold train plan.json -c kinfold.yaml -o run --dry-run
           $ kinfold train plan.json -c kinfold.yaml -o run --resume
         """
+        from ..stages import DryRun
         from . import api
 
         check_target(out, folder=True)
@@ -99,7 +100,7 @@ def register(app: typer.Typer) -> None:
             allow_changed=allow_changed,
             progress=common.progress,
         )
-        if dry_run:
+        if isinstance(result, DryRun):
             from .tables import dry_run_views
 
             common.session.show(*dry_run_views(result))
@@ -130,8 +131,9 @@ def register(app: typer.Typer) -> None:
         from . import api
 
         opened = Run.load(run)
-        config = common.resolve({"corpora": corpora, "split": split, "strict": strict, "limit": limit}).config
-        texts = corpora_of(config) if config.corpora.source is not None else _corpora_of_run(opened)
+        values = {"corpora": corpora, "split": split, "strict": strict, "limit": limit}
+        config = common.resolve(values).config
+        texts = _texts(common, opened, values)
         api.evaluate(opened, texts, split=config.train.evaluate_split, progress=common.progress)
         _show_run(common, opened)
 
@@ -139,14 +141,18 @@ def register(app: typer.Typer) -> None:
     def export(
         common: Common,
         run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that kinfold train wrote.")],
-        out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the export.")] = Path(
-            "export"
-        ),
+        out: Annotated[
+            Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the export; new or empty.")
+        ] = Path("export"),
         form: Annotated[
-            str, typer.Option("--as", help="adapters (one LoRA per domain), merged (full weights) or vllm (a bundle).")
+            str, typer.Option("--as", metavar="FORM", help="adapters (PEFT), merged (full weights) or vllm (a bundle).")
         ] = "adapters",
         domains: Annotated[list[str] | None, typer.Option("--domain", help="Only this domain; repeatable.")] = None,
         rank: Annotated[int | None, typer.Option("--rank", help="Compress each adapter to this rank by SVD.")] = None,
+        router: Annotated[
+            bool, typer.Option("--router", help="Also fit a router that sends a text to its domain's adapter.")
+        ] = False,
+        corpora: Annotated[Path | None, setting("corpora")] = None,
     ) -> None:
         """Export trained adapters for serving, and check that they give the run's logits back.
 
@@ -154,14 +160,31 @@ def register(app: typer.Typer) -> None:
 
           $ kinfold export run -o adapters
           $ kinfold export run -o merged --as merged --domain law
+          $ kinfold export run -o serving --as vllm --rank 16 --router
         """
-        from ..stages import Run
-        from .exporting import export as run_export
+        from ..stages import Run, export_run
+        from .tables import export_table
 
         check_target(out, folder=True)
-        result = run_export(Run.load(run), out, form=form, domains=domains, rank=rank, progress=common.progress)
-        common.session.show(*[f"{name}: {text}" for name, text in result["lines"]])
-        common.session.answer(result["json"])
+        opened = Run.load(run)
+        texts = _texts(common, opened, {"corpora": corpora}) if router else None
+        form_: Any = form
+        result = export_run(
+            opened, out, form=form_, domains=domains, rank=rank, corpora=texts, progress=common.progress
+        )
+        common.session.show(export_table(result))
+        if result.flags:
+            common.session.show(
+                f"Serve with: vllm serve {result.flags}" if "vllm" not in result.flags else result.flags
+            )
+        if result.router is not None:
+            right = result.router
+            common.session.show(
+                f"Router: {right['value']:.1%} of {right['documents']} {right['split']} texts sent to their own domain "
+                f"({right['low']:.1%} to {right['high']:.1%})"
+            )
+        common.session.show(f"Wrote {out}")
+        common.session.answer(result.to_dict())
 
 
 def _plan(path: Path | None) -> Path:
@@ -170,6 +193,12 @@ def _plan(path: Path | None) -> Path:
     if Path("plan.json").exists():
         return Path("plan.json")
     raise PlanError("no plan named and no plan.json here; give the file that kinfold plan wrote.")
+
+
+def _texts(common: Common, run: Any, values: dict[str, Any]) -> Any:
+    """The corpora that were named, else those that the run was trained on."""
+    config = common.resolve(values).config
+    return corpora_of(config) if config.corpora.source is not None else _corpora_of_run(run)
 
 
 def _corpora_of_run(run: Any) -> Any:

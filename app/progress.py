@@ -53,6 +53,13 @@ def human_time(seconds: float) -> str:
 
 
 def _amount(value: float, unit: str) -> str:
+    """`value` with its unit; rooms name units in the singular or the plural.
+
+    >>> _amount(3, "step"), _amount(1, "step"), _amount(12345, "tokens"), _amount(2.5, "")
+    ('3 steps', '1 step', '12.3k tokens', '2.5')
+    """
+    if unit.isalpha() and not unit.endswith("s") and value != 1:
+        unit += "s"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             scaled = value / (1e3 if letter == "k" else size)

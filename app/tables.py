@@ -5,12 +5,11 @@ They fit 80 columns, and show every name as text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from .progress import clean, human_time
 
-__all__ = ["dry_run_views", "explain_table", "human_bytes", "solvers_table"]
+__all__ = ["dry_run_views", "explain_table", "export_table", "human_bytes", "solvers_table"]
 
 
 def human_bytes(number: float) -> str:
@@ -102,20 +101,78 @@ def _stage(value: Any) -> str:
 
 
 def dry_run_views(dry: Any) -> list[Any]:
-    """What a training would do: stages, tokens, steps, time, memory and some samples."""
+    """What a training would do: stages, tokens, steps, time, memory and a few samples as the model will see them."""
     from rich.text import Text
 
-    values: Mapping[str, Any] = dry.to_dict()
-    views: list[Any] = []
-    table = _table(("stage", "right"), ("domains", "left"), ("tokens", "right"), ("steps", "right"), ("time", "right"))
-    for number, stage in enumerate(values.get("stages", ()), 1):
-        seconds = stage.get("seconds")
+    table = _table(
+        ("stage", "right"),
+        ("domains", "left"),
+        ("tokens", "right"),
+        ("steps", "right"),
+        ("time", "right"),
+        ("memory", "right"),
+    )
+    for number, stage in enumerate(dry.stages, 1):
         table.add_row(
             str(number),
             Text(clean(", ".join(stage["domains"]))),
-            f"{stage.get('tokens', 0):,}",
-            f"{stage.get('steps', 0):,}",
-            "-" if seconds is None else human_time(float(seconds)),
+            f"{stage['tokens']:,}",
+            f"{stage['steps']:,}",
+            human_time(float(stage["seconds"])),
+            human_bytes(float(stage["memory"])),
         )
-    views.append(table)
+    parts = ", ".join(
+        f"{name} {human_bytes(dry.memory[name])}"
+        for name in ("weights", "adapters", "frozen", "activations")
+        if dry.memory.get(name)
+    )
+    total = human_bytes(dry.memory["total"])
+    views: list[Any] = [
+        f"{clean(dry.model)}: {dry.task}, layout {dry.layout}",
+        table,
+        f"{dry.tokens:,} tokens, {dry.steps:,} steps, about {human_time(dry.seconds)} and evaluation on top",
+        f"memory at the peak: {total}",
+        f"  {parts}",
+    ]
+    if dry.samples:
+        views += ["", Text.assemble("Samples; what is ", ("paid for", "underline"), " stands in ⟦ ⟧:")]
+        views += [_sample(sample) for sample in dry.samples]
     return views
+
+
+def _sample(sample: Any) -> Any:
+    """One document's beginning; runs of tokens that are targets are bracketed, so that it reads without colour."""
+    from rich.text import Text
+
+    text = Text(f"{clean(sample.domain)} ({sample.kind})  ", style="bold", end="\n")
+    inside = False
+    for piece, paid in zip(sample.shown, sample.paid, strict=True):
+        if paid != inside:
+            text.append("⟦" if paid else "⟧", style="dim")
+            inside = paid
+        text.append(clean(piece), style="underline" if paid else "not bold")
+    if inside:
+        text.append("⟧", style="dim")
+    return text
+
+
+def export_table(export: Any) -> Any:
+    """Exported domains with rank, error against the run and where they are."""
+    from rich.text import Text
+
+    table = _table(
+        ("domain", "left"), ("rank", "right"), ("update error", "right"), ("logits", "right"), ("path", "left")
+    )
+    for name, path in sorted(export.paths.items()):
+        table.add_row(
+            Text(clean(name)),
+            str(export.ranks.get(name, "-")),
+            _small(export.errors.get(name)),
+            _small(export.logits.get(name)),
+            Text(clean(str(path))),
+        )
+    return table
+
+
+def _small(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}" if value else "0"
