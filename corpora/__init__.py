@@ -6,20 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .corpora import Corpora, CorpusSummary, DomainSummary, require_domains
+    from .corpora import Corpora, require_domains
     from .domain import Domain, Source
     from .load import load_corpora
     from .record import KINDS, SPLITS, Message, Record, sort_labels
     from .settings import CorporaSettings
+    from .summary import CorpusSummary, DomainSummary
 
 _HOMES = {
     "KINDS": ".record",
     "SPLITS": ".record",
     "Corpora": ".corpora",
     "CorporaSettings": ".settings",
-    "CorpusSummary": ".corpora",
+    "CorpusSummary": ".summary",
     "Domain": ".domain",
-    "DomainSummary": ".corpora",
+    "DomainSummary": ".summary",
     "Message": ".record",
     "Record": ".record",
     "Source": ".domain",

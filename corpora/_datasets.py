@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError
-from ._readers import Row
+from ._readers import Columns, Row
 from .record import named_split
 
 __all__ = ["HUB_ID", "hub_rows", "saved_rows", "saved_splits"]
@@ -36,7 +36,7 @@ def saved_splits(folder: Path) -> list[tuple[Path, str]]:
         raise CorpusError(f"{listed}: does not list the splits of a saved data set; save it again.") from None
 
 
-def saved_rows(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Row]:
+def saved_rows(folder: Path, columns: Columns) -> Iterator[Row]:
     """Every row of one saved table, read through a memory map.
 
     Raises
@@ -50,11 +50,11 @@ def saved_rows(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Row]:
         table = datasets.load_from_disk(str(folder))
     except Exception as fault:
         raise CorpusError(f"{folder}: the saved data set cannot be opened ({_reason(fault)}); save it again.") from None
-    return _rows(table, wanted)
+    return _rows(table, columns)
 
 
 def hub_rows(
-    hub: str, subset: str | None, revision: str | None, wanted: Callable[[str], bool]
+    hub: str, subset: str | None, revision: str | None, columns: Columns
 ) -> Iterator[tuple[str, str | None, Iterator[Row]]]:
     """Place, split and rows of every split of a hub data set; a lone training split counts as no split.
 
@@ -82,11 +82,11 @@ def hub_rows(
         raise CorpusError(f"hub data set {hub!r}: has no split called train, validation or test but {sorted(splits)}.")
     lone = set(known.values()) == {"train"}
     for name, split in known.items():
-        yield f"{hub}/{name}", None if lone else split, _rows(loaded[name], wanted)
+        yield f"{hub}/{name}", None if lone else split, _rows(loaded[name], columns)
 
 
-def _rows(table: Any, wanted: Callable[[str], bool]) -> Iterator[Row]:
-    names = [name for name in table.column_names if wanted(name)] or list(table.column_names)
+def _rows(table: Any, columns: Columns) -> Iterator[Row]:
+    names = columns(list(table.column_names))
     number = 0
     # As Arrow tables: nothing is decoded that is not text.
     for batch in table.select_columns(names).with_format("arrow").iter(_BATCH):

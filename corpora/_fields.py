@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -135,9 +135,16 @@ class Extractor:
         named = [name for field in fields(given) for name in getattr(given, field.name) or ()]
         self._wanted = _KNOWN | set(named) | {name.partition(".")[0] for name in named}
 
-    def wanted(self, column: str) -> bool:
-        """Whether a column can matter."""
-        return column in self._wanted
+    def columns(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that can matter; all where no content is among them, so that messages name what is there."""
+        given = self._given
+        asked = [part for part in (given.text, given.messages, given.prompt, given.completion) if part]
+        needed = [{*part, *(name.partition(".")[0] for name in part)} for part in asked]
+        if not needed:
+            needed = [{*_TEXTS, *_MESSAGES, *_COMPLETIONS}]
+        if not all(part.intersection(names) for part in needed):
+            return list(names)
+        return [name for name in names if name in self._wanted]
 
     def __call__(self, row: dict[str, Any]) -> Parts:
         """The parts of `row`.

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..errors import CorpusError
 from ._json import JsonStream, JsonStreamError, strict_object
 from ._streams import decoded_chunks, decoded_lines, opened
 
-__all__ = ["Fault", "Row", "read_rows"]
+__all__ = ["Columns", "Fault", "Row", "read_rows"]
 
 # A .txt document longer than this is cut at a line end, so that memory stays bounded.
 LONGEST_DOCUMENT = 1 << 20
@@ -32,12 +32,11 @@ class Fault:
     why: str
 
 
+Columns = Callable[[Sequence[str]], list[str]]
 Row = tuple[int, "dict[str, Any] | Fault"]
 
 
-def read_rows(
-    path: Path, kind: str, documents: str = "blocks", wanted: Callable[[str], bool] | None = None
-) -> Iterator[Row]:
+def read_rows(path: Path, kind: str, documents: str = "blocks", columns: Columns | None = None) -> Iterator[Row]:
     """Every row of a file.
 
     Parameters
@@ -48,8 +47,8 @@ def read_rows(
         Its format, as `detect` says.
     documents
         What a document of a `.txt` file is: "blocks" between blank lines, "lines" or the whole "files".
-    wanted
-        Which columns are worth reading, for formats that store them apart.
+    columns
+        Chooses among the names of columns, for formats that store them apart.
 
     Raises
     ------
@@ -59,11 +58,11 @@ def read_rows(
     if kind == "jsonl":
         return _jsonl(path)
     if kind == "json":
-        return _json(path)
+        return _json(path, columns)
     if kind == "csv":
         return _csv(path)
     if kind == "parquet":
-        return _parquet(path, wanted)
+        return _parquet(path, columns)
     return _txt(path, documents)
 
 
@@ -134,7 +133,7 @@ def _decoded(line: str) -> Any:
     return Fault(f"the line is not valid JSON ({why}); write one JSON object a line")
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path, columns: Columns | None) -> Iterator[Row]:
     with opened(path) as file:
         stream = JsonStream(decoded_chunks(file, path))
         try:
@@ -146,7 +145,7 @@ def _json(path: Path) -> Iterator[Row]:
         except JsonStreamError as fault:
             raise _broken(path, fault) from None
     if shape == "columns":
-        yield from _columns(path, names)
+        yield from _columns(path, columns(names) if columns is not None else names)
         return
     with opened(path) as file:
         stream = JsonStream(decoded_chunks(file, path))
@@ -298,7 +297,7 @@ def _delimiter(header: str, path: Path) -> str:
     return "," if "," in header else next((mark for mark in ("\t", ";", "|") if mark in header), ",")
 
 
-def _parquet(path: Path, wanted: Callable[[str], bool] | None) -> Iterator[Row]:
+def _parquet(path: Path, columns: Columns | None) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -306,7 +305,8 @@ def _parquet(path: Path, wanted: Callable[[str], bool] | None) -> Iterator[Row]:
         file = stack.enter_context(_seekable(path))
         try:
             parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
-            names = [name for name in parquet.schema_arrow.names if wanted is None or wanted(name)]
+            names = list(parquet.schema_arrow.names)
+            names = columns(names) if columns is not None else names
             number = 0
             pool = pyarrow.default_memory_pool()
             for batch in parquet.iter_batches(batch_size=_BATCH, columns=names or None):

@@ -2,67 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from .._progress import SILENT, Progress
 from ..errors import CorpusError, InputError
 from .domain import Domain
-from .record import SPLITS, sort_labels
+from .summary import CorpusSummary, scan_domain, warnings_of
 
-__all__ = ["Corpora", "CorpusSummary", "DomainSummary", "require_domains"]
-
-_MOST_LABELS = 1000
-
-
-@dataclass(frozen=True)
-class DomainSummary:
-    """What one pass over a domain found.
-
-    Parameters
-    ----------
-    name, role
-        The domain, and what it is for: "planned", "general" or "unlabelled".
-    kinds
-        Number of good records by kind ("text", "completion", "chat", "labelled").
-    documents, characters
-        Number of good records and of characters (of `record.plain`) by split.
-    labels
-        Number of records by label, in the order of the labels.
-    bad
-        Number of bad records.
-    problems
-        The first messages about them.
-    """
-
-    name: str
-    role: str
-    kinds: Mapping[str, int]
-    documents: Mapping[str, int]
-    characters: Mapping[str, int]
-    labels: Mapping[str, int]
-    bad: int
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CorpusSummary:
-    """What one pass over the corpora found."""
-
-    domains: tuple[DomainSummary, ...]
-    ignored: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def bad(self) -> int:
-        """Number of bad records over all domains."""
-        return sum(domain.bad for domain in self.domains)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+__all__ = ["Corpora", "require_domains"]
 
 
 @dataclass(frozen=True)
@@ -149,48 +98,11 @@ class Corpora:
         with progress.task("reading corpora", total=len(self.domains), unit="domains") as task:
             for domain in self.domains:
                 task.update(note=domain.name)
-                summary = _scan(domain)
+                summary = scan_domain(domain)
                 summaries.append(summary)
-                warnings += _warnings(summary)
+                warnings += warnings_of(summary)
                 task.advance()
         return CorpusSummary(tuple(summaries), self.ignored, tuple(warnings))
-
-
-def _scan(domain: Domain) -> DomainSummary:
-    kinds: Counter[str] = Counter()
-    documents = dict.fromkeys(SPLITS, 0)
-    characters = dict.fromkeys(SPLITS, 0)
-    labels: Counter[str] = Counter()
-    for record in domain.records():
-        kinds[record.kind] += 1
-        documents[record.split] += 1
-        characters[record.split] += len(record.plain)
-        if record.label is not None and (len(labels) < _MOST_LABELS or record.label in labels):
-            labels[record.label] += 1
-    role = "general" if domain.general else "unlabelled" if domain.unlabelled else "planned"
-    ordered = {label: labels[label] for label in sort_labels(labels)}
-    return DomainSummary(domain.name, role, dict(kinds), documents, characters, ordered, domain.bad, domain.problems())
-
-
-def _warnings(summary: DomainSummary) -> Iterator[str]:
-    """What a user should know before planning or training on a domain."""
-    name = summary.name
-    total = sum(summary.documents.values())
-    if summary.bad:
-        yield (
-            f"{name}: {summary.bad} of {summary.bad + total} records are bad and were skipped; "
-            f"the first: {summary.problems[0]}"
-        )
-    if summary.role != "planned":
-        return
-    if len(summary.kinds) > 1:
-        mix = ", ".join(f"{count} {kind}" for kind, count in sorted(summary.kinds.items()))
-        yield f"{name}: mixes kinds of records ({mix}); name the fields in a manifest if that is not meant."
-    for split in ("train", "test"):
-        if not summary.documents[split]:
-            yield f"{name}: no record belongs to the {split} split; add some, or leave all splits out."
-    if len(summary.labels) >= _MOST_LABELS:
-        yield f"{name}: has {_MOST_LABELS} labels or more; check that the label is a class."
 
 
 def require_domains(corpora: Corpora, least: int = 2) -> None:

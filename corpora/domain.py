@@ -255,13 +255,13 @@ class Domain:
     def _rows(self, extractor: Extractor) -> Iterator[tuple[str, str | None, Iterator[Row]]]:
         """For each source: what to call it in messages, its split, and its rows."""
         if self.kind == "hub":
-            yield from hub_rows(str(self.hub), self.subset, self.revision, extractor.wanted)
+            yield from hub_rows(str(self.hub), self.subset, self.revision, extractor.columns)
             return
         for source in self.sources:
             if self.kind == "datasets":
-                rows = saved_rows(source.path, extractor.wanted)
+                rows = saved_rows(source.path, extractor.columns)
             else:
-                rows = read_rows(source.path, detect(source.path), self.documents, extractor.wanted)
+                rows = read_rows(source.path, detect(source.path), self.documents, extractor.columns)
             yield str(source.path), source.split, rows
 
     def _stream(self, split: str | None, limit: int | None) -> Iterator[Record]:

@@ -70,7 +70,7 @@ def load_corpora(
         place, root = "corpora", Path(base or "")
         entries = entries_of(source)
     elif isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
+        path = _path(source, "corpora")
         place, root = str(path), path.parent
         if path.is_dir():
             entries = _folder_entries(path, ignored)
@@ -143,13 +143,20 @@ def _no_corpus(path: Path) -> str | None:
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    """The corpus files below `folder`, hidden ones and those about the data left out."""
-    found = []
+def _files(folder: Path, ignored: list[str] | None = None) -> list[Path]:
+    """The corpus files below `folder`; hidden ones are passed over, what is no corpus is noted."""
+    found: list[Path] = []
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        paths = (Path(place, name) for name in sorted(names) if not name.startswith("."))
-        found += [path for path in paths if _no_corpus(path) is None]
+        for name in sorted(names):
+            path = Path(place, name)
+            reason = _no_corpus(path)
+            if name.startswith("."):
+                continue
+            if reason is None:
+                found.append(path)
+            elif ignored is not None:
+                ignored.append(f"{path.relative_to(folder.parent)}: {reason}")
     return sorted(found)
 
 
@@ -245,7 +252,7 @@ def _where(entry: Entry, base: Path, forced: str | None, ignored: list[str]) -> 
     loose = 0
     for path in paths:
         inside = path.is_dir()
-        files = _files(path) if inside else [path]
+        files = _files(path, ignored) if inside else [path]
         if not files:
             raise CorpusError(f"{path}: holds no file of a known format; use {_FORMATS}.")
         several = inside or len(paths) > 1
@@ -288,7 +295,7 @@ def _expanded(entry: Entry, item: Any, base: Path) -> list[Path]:
     where = entry.at("path")
     if not isinstance(item, (str, os.PathLike)) or not str(item):
         raise CorpusError(f"{where}: path={item!r} of {entry.name!r} is not a path; give a file or folder.")
-    path = base / Path(item).expanduser()
+    path = base / _path(item, where)
     if path.exists():
         return [path]
     if any(sign in str(item) for sign in "*?["):
@@ -299,6 +306,18 @@ def _expanded(entry: Entry, item: Any, base: Path) -> list[Path]:
         raise CorpusError(f"{where}: nothing matches {str(path)!r}; check the pattern.")
     prefix = "" if where == str(path) else f"{where}: "
     raise CorpusError(f"{prefix}{path}: no such file or folder; check the path.")
+
+
+def _path(given: str | os.PathLike[str], where: str) -> Path:
+    """`given` with its `~` resolved, if it is something a file system can hold."""
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as fault:
+        shown = str(given) if len(str(given)) <= 60 else str(given)[:57] + "..."
+        reason = getattr(fault, "strerror", None) or fault
+        raise CorpusError(f"{where}: {shown!r} cannot be used as a path ({reason}); check it.") from None
+    return path
 
 
 def _flag(entry: Entry, key: str) -> bool:

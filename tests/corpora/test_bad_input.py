@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import os
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 from kinfold.corpora import load_corpora
 from kinfold.errors import CorpusError, InputError
 
 GOOD = b'{"text": "a good record"}\n'
+
+
+def _parquet(columns: dict[str, list[object]]) -> bytes:
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), out)
+    return out.getvalue()
 
 
 def fails(source: object, **options: object) -> str:
@@ -61,6 +70,12 @@ def folder(tmp_path: Path, **files: bytes) -> Path:
         ("a.txt", b"abc\xff\xfe", "line 1: byte 0xff at offset 3 is not UTF-8"),
         ("a.txt", "text".encode("utf-16"), "UTF-16"),
         ("a.txt", b"a\0b", "is binary"),
+        (
+            "a.parquet",
+            _parquet({"headline": ["some words"], "label": [1]}),
+            "no text among the fields 'headline', 'label'; name it in a manifest, for example `text: headline`",
+        ),
+        ("a.json", b'{"headline": ["some words"], "label": [1]}', "no text among the fields 'headline', 'label'"),
         ("a.parquet", b"PAR1 but nothing else", "damaged Parquet"),
         ("a.parquet", GOOD, "is named Parquet but is not"),
         ("a.jsonl", b"ARROW1\0\0", "Arrow"),
@@ -102,6 +117,8 @@ def test_places(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(GOOD)
     assert "is a single file" in fails(tmp_path / "a.jsonl")
     assert "holds no corpus" in fails({})
+    assert "cannot be used as a path" in fails("a: b\n" * 2000)
+    assert "cannot be used as a path" in fails({"a": "~no such user/x"})
     assert "no such file or folder" in fails({"a": tmp_path / "b.jsonl"})
     assert "nothing matches" in fails({"a": str(tmp_path / "*.csv")})
     (tmp_path / "empty").mkdir()

@@ -273,6 +273,35 @@ def test_a_mapping_says_the_same(manifest: Path) -> None:
     assert relative["short"].fingerprint == named["short"].fingerprint
 
 
+def test_a_scan_counts_duplicates_and_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = (
+        rows("a", 30, split="train")
+        + rows("a", 4, split="test")
+        + rows("b", 6, split="test")
+        + rows("b", 2, split="test")
+    )
+    write(tmp_path / "a.jsonl", given)
+    write(tmp_path / "b.jsonl", rows("c", 50) * 2)
+    summary = load_corpora(tmp_path).scan()
+    assert [(found.duplicates, found.leaked) for found in summary.domains] == [(6, 4), (50, 0)]
+    assert any("a: 4 validation or test records are also in the training split" in line for line in summary.warnings)
+    assert any("b: 50 of 100 records are duplicates" in line for line in summary.warnings)
+    # With less room than contents: an estimate, still near.
+    monkeypatch.setattr("kinfold.corpora.summary._Twins.MOST", 300)
+    write(tmp_path / "b.jsonl", rows("d", 5000) * 2)
+    assert load_corpora(tmp_path).scan().domains[1].duplicates == pytest.approx(5000, rel=0.25)
+
+
+def test_files_in_sub_folders_that_are_no_corpus_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.jsonl", rows("a"))
+    (tmp_path / "a" / "notes.md").write_text("x")
+    (tmp_path / "a" / "README.txt").write_text("x")
+    assert load_corpora(tmp_path).ignored == (
+        "a/README.txt: about the data, not of them",
+        "a/notes.md: not of a known format",
+    )
+
+
 def test_two_domains_are_needed_to_relate(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", rows("a"))
     write(tmp_path / "general.jsonl", rows("general"))
