@@ -142,7 +142,13 @@ function theme() {
   button.hidden = false;
   button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; try { localStorage.setItem("kinfold-theme", root.dataset.theme); } catch (_) { /* see above */ } paint(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-  addEventListener("beforeprint", () => { document.querySelectorAll("details").forEach((d) => { d.open = true; }); redraws.forEach((again) => again()); });
+  /* Paper is light. The event comes before the print styles apply, so canvases need the light colours by hand. */
+  let kept = null;
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll("details").forEach((d) => { d.open = true; });
+    kept = kept ?? (root.dataset.theme || ""); root.dataset.theme = "light"; paint();
+  });
+  addEventListener("afterprint", () => { if (kept) root.dataset.theme = kept; else delete root.dataset.theme; kept = null; paint(); });
   paint();
 }
 

@@ -229,15 +229,20 @@ def test_tables_sort_and_unfold(browser, synthetic_run) -> None:
 
 def test_it_prints_light_and_whole(browser, page) -> None:
     browser.open(page, dark=True)
-    browser.call("Emulation.setEmulatedMedia", media="print")
+    canvas = f"document.querySelector('{RELATIONS} .hm-scroll canvas').getContext('2d')"
+    diagonal = f"[...{canvas}.getImageData(6, 6, 1, 1).data].slice(0, 3)"
+    assert max(browser.js(diagonal)) < 80
+    # The event comes while the screen's styles still apply: cells must be repainted in light colours all the same.
     browser.js("dispatchEvent(new Event('beforeprint'))")
-    settle(browser)
-    assert browser.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert min(browser.js(diagonal)) > 200
     assert browser.js("[...document.querySelectorAll('details')].every((d) => d.open)")
+    browser.js("dispatchEvent(new Event('afterprint'))")
+    assert max(browser.js(diagonal)) < 80
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert browser.js("getComputedStyle(document.querySelector('.side')).display") == "none"
-    pdf = browser.call("Page.printToPDF", printBackground=True)["data"]
-    assert len(pdf) > 50_000
     browser.call("Emulation.setEmulatedMedia", media="")
+    assert len(browser.call("Page.printToPDF", printBackground=True)["data"]) > 50_000
 
 
 def test_the_page_before_training_works_too(browser, synthetic_relations, synthetic_plan, tmp_path) -> None:
