@@ -225,28 +225,33 @@ def _about_sizes(collection: Collection, draft: _Draft) -> None:
 def _token_measures(
     collection: Collection, settings: MeasureSettings, seed: int, draft: _Draft, progress: Progress
 ) -> None:
-    halves, budget, short = tokens.halves_of(collection.samples, settings.tokens, seed)
+    ladder, short = tokens.rungs(collection.samples, settings.tokens)
+    budget = ladder[0][0]
     for name in short:
         draft.warnings.append(f"domain {name!r} holds less than the token budget; its token measures use what it has.")
     if 2 * budget < _NOISY_TOKENS:
+        smallest = min(collection.samples, key=lambda sample: sample.tokens).name
         draft.warnings.append(
-            f"the token budget is {2 * budget} per domain, set by the smallest; below {_NOISY_TOKENS} token "
-            "measures are noisy: set measure.tokens, or leave the smallest domain out."
+            f"the token budget is {2 * budget} per domain, set by {smallest!r}; below {_NOISY_TOKENS} token measures "
+            "are noisy: give it more text or leave it out."
         )
-    columns = int(max((pair[0].rows.indices.max() + 1 for pair in halves if pair[0].rows.nnz), default=1))
-    replicates = tokens.affordable(settings.bootstrap, len(halves), columns)
+    columns = max(int((sample.counts > 0).sum()) for sample in collection.samples)
+    replicates = tokens.affordable(settings.bootstrap, sum(len(reach) ** 2 for _, reach in ladder), columns)
     if replicates < settings.bootstrap:
         draft.warnings.append(
             f"{replicates} instead of {settings.bootstrap} bootstrap draws of token measures: many domains."
         )
-    table = tokens.token_table(collection.samples, halves, bootstrap=replicates, seed=seed, progress=progress)
+    table = tokens.token_table(collection.samples, ladder, bootstrap=replicates, seed=seed, progress=progress)
     for name in _TOKEN:
         draft.put(name, getattr(table, name), table.draws[name])
     draft.floors["js"] = table.floor
     for name in ("js_plugin", "jaccard", "ruzicka"):
         own = np.diagonal(draft.matrices[name])
         draft.floors[name] = (own[:, None] + own[None, :]) / 2
-    draft.details["tokens_per_half"] = budget
+    draft.details["token_rungs"] = [
+        {"tokens_per_half": rung, "domains": [collection.samples[index].name for index in reach]}
+        for rung, reach in ladder
+    ]
     draft.details["bootstrap_tokens"] = replicates
 
 

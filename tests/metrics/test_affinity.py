@@ -173,7 +173,7 @@ def test_debiased_cosines_read_one_for_one_source_at_any_size():
 
 def test_cosine_draws_equal_explicit_resampling():
     rng = np.random.default_rng(8)
-    samples = [rng.standard_normal((12, 4)) + 1, rng.standard_normal((9, 4)) + [3, -1, 0, 0]]
+    samples = [rng.standard_normal((12, 4)) + 1, rng.standard_normal((9, 4)) + np.array([3, -1, 0, 0])]
     weights = bootstrap_weights([12, 9], ["a", "b"], 3, seed=0)
     _, draws, _ = cosine_table(samples, weights)
     for b in range(3):

@@ -75,6 +75,7 @@ def test_values_follow_from_the_public_functions(toy, relations):
     np.testing.assert_allclose(
         relations.matrix("synergy"), (relations.matrix("jaccard") + relations.matrix("cosine")) / 2, atol=1e-12
     )
+    assert len(relations.details["token_rungs"]) == 1  # else js is measured on higher rungs than the plug-in
     plugin = relations.matrix("js_plugin")
     own = np.diagonal(plugin)
     floor = (own[:, None] + own[None]) / 2

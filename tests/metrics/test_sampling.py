@@ -90,21 +90,49 @@ def test_copies_are_one_document_with_a_count():
     assert sample.rows.shape[0] == 41
     assert sorted(sample.copies.tolist())[-1] == 9
     assert sample.documents == 49
-    halves, _, _ = tokens.halves_of([sample], None, 0)
-    texts_in = [half.rows.shape[0] for half in halves[0]]
-    assert sum(texts_in) <= 41
+    halving = tokens.halve(sample, tokens.room(sample), 0, 0)
+    assert halving.first.shape[0] + halving.second.shape[0] <= 41
 
 
 def test_halves_hold_exactly_the_budget_and_share_no_document():
-    samples = [_sample(_documents(seed, 60 + 40 * seed)) for seed in range(3)]
-    halves, budget, short = tokens.halves_of(samples, None, 0)
+    samples = [_sample(_documents(seed, count)) for seed, count in enumerate((60, 150, 220))]
+    ladder, short = tokens.rungs(samples, None)
     assert short == []
-    for (a, b), sample in zip(halves, samples, strict=True):
-        assert a.rows.sum() == b.rows.sum() == budget
-        assert (a.counts + b.counts <= sample.counts).all()
-    _, asked, short = tokens.halves_of(samples, 2 * budget + 400, 0)
-    assert asked == budget + 200
-    assert short
+    assert [reach for _, reach in ladder] == [[0, 1, 2], [1, 2]]
+    assert ladder[1][0] == 2 * ladder[0][0]
+    for budget, reach in ladder:
+        for index in reach:
+            for number in range(3):
+                halving = tokens.halve(samples[index], budget, 0, number)
+                assert halving.first.sum() == halving.second.sum() == budget
+                assert (halving.first.sum(axis=0) + halving.second.sum(axis=0) <= samples[index].counts).all()
+    asked, short = tokens.rungs(samples, 2 * ladder[0][0] + 400)
+    assert asked == [(ladder[0][0] + 200, [0, 1, 2])]
+    assert short == ["d"]
+
+
+@PROPERTY
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=12), st.integers(0, 10**6))
+def test_every_halving_reaches_what_the_room_promises(lengths, seed):
+    import scipy.sparse as sp
+
+    rows = sp.csr_array(np.array(lengths, np.int64)[:, None])
+    sample = sampling.DomainSample(
+        "d",
+        np.array([sum(lengths)]),
+        sum(lengths),
+        len(lengths),
+        0,
+        rows,
+        (),
+        (),
+        np.ones(len(lengths), np.int64),
+        True,
+        False,
+        0,
+    )
+    halving = tokens.halve(sample, tokens.room(sample), seed, 0)
+    assert halving.first.sum() == halving.second.sum() == tokens.room(sample)
 
 
 def test_long_and_few_documents_are_cut_and_said_so():
@@ -202,8 +230,7 @@ def test_corrected_js_of_bursty_documents_is_nearly_unbiased_where_the_plugin_is
     for seed in range(12):
         for target, other in ((same, p), (far, q)):
             samples = _pair(rng, p, other)
-            halves, _, _ = tokens.halves_of(samples, None, seed)
-            table = tokens.token_table(samples, halves, bootstrap=0, seed=seed)
+            table = tokens.token_table(samples, tokens.rungs(samples, None)[0], bootstrap=0, seed=seed)
             target.append(table.js[0, 1])
             if other is p:
                 plugin.append(table.js_plugin[0, 1])
@@ -224,8 +251,7 @@ def test_intervals_cover_at_their_level():
     estimates, intervals = [], []
     for seed in range(60):
         samples = _pair(rng, p, q, documents=80, length=80)
-        halves, _, _ = tokens.halves_of(samples, None, seed)
-        table = tokens.token_table(samples, halves, bootstrap=60, seed=seed)
+        table = tokens.token_table(samples, tokens.rungs(samples, None)[0], bootstrap=60, seed=seed)
         low, high = interval(recentre(table.js, table.draws["js"]), table.js, 0.95)
         estimates.append(table.js[0, 1])
         intervals.append((low[0, 1], high[0, 1]))
@@ -243,13 +269,12 @@ def test_self_noise_bounds_what_a_domain_reads_against_itself():
     inside = 0
     for seed in range(20):
         samples = _pair(rng, p, p)
-        halves, _, _ = tokens.halves_of(samples, None, seed)
-        table = tokens.token_table(samples, halves, bootstrap=0, seed=seed)
+        table = tokens.token_table(samples, tokens.rungs(samples, None)[0], bootstrap=0, seed=seed)
         inside += abs(table.js[0, 1]) <= table.floor[0, 1]
     assert inside >= 17
 
 
 def test_fewer_draws_for_many_domains():
-    assert tokens.affordable(100, 10, 8000) == 100
-    assert tokens.affordable(100, 300, 128_000) == 20
-    assert tokens.affordable(5, 300, 128_000) == 5
+    assert tokens.affordable(100, 10**2, 8000) == 100
+    assert tokens.affordable(100, 300**2, 128_000) == 20
+    assert tokens.affordable(5, 300**2, 128_000) == 5
