@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from kinfold.corpora import load_corpora
 from kinfold.corpora._manifest import KEYS
 
