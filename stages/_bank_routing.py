@@ -56,12 +56,13 @@ class RoutingState:
     @contextmanager
     def using(self, routing: Routing, *, record: bool = True) -> Iterator[None]:
         """Put `routing` in force; on exit it stays on record for a recompute in the backward pass."""
-        if record:
+        # Only what a backward pass may recompute, and no more than two: two are as ambiguous as a hundred.
+        if record and torch.is_grad_enabled():
             if self._stale:
                 self._recorded.clear()
                 self._stale = False
             if routing not in self._recorded:
-                self._recorded.append(routing)
+                self._recorded = [*self._recorded[-1:], routing]
         before, self.active = self.active, routing
         try:
             yield
@@ -78,7 +79,7 @@ class RoutingState:
         self._stale = True
         if len(self._recorded) != 1:
             raise ModelError(
-                f"a checkpointed layer is recomputed after {len(self._recorded)} different routings, so "
+                f"a checkpointed layer is recomputed after {len(self._recorded) or 'no'} different routings, so "
                 "its own is unknown; checkpoint through the model's gradient_checkpointing_enable() before "
                 "entering bank.route(...), or call backward after each forward."
             )

@@ -40,7 +40,7 @@ from ._bank_routing import CheckpointGuard, Routing, RoutingState
 from ._bank_sites import Site, find_sites
 from ._lora_spec import LoraSpec
 from .peft_io import Compressed, LowRank, compress, concatenate, read_peft, write_peft
-from .projection import project_, update_norm
+from .projection import project_all_, update_norms
 
 __all__ = ["FrozenShared", "LoraBank", "LoraSpec"]
 
@@ -351,7 +351,9 @@ class LoraBank:
 
     def norms(self) -> dict[str, float]:
         """Frobenius norm of each adapter's whole update, all layers together: ``shared`` and ``domain/<name>``."""
-        return {name: update_norm(self._pairs(index), self.spec.scaling) for name, index in self._adapters()}
+        owners = self._adapters()
+        norms = update_norms([self._pairs(index) for _, index in owners], self.spec.scaling)
+        return {name: norm for (name, _), norm in zip(owners, norms, strict=True)}
 
     def project_(self, rho_shared: float | None = None, rho_domain: float | None = None) -> dict[str, float]:
         """Project each adapter's update onto its ball, in place (METHOD, Algorithm 1); return the norms afterwards.
@@ -361,10 +363,10 @@ class LoraBank:
         rho_shared, rho_domain
             Radii of the shared and of each domain's adapter; None for no bound.
         """
-        return {
-            name: project_(self._pairs(index), rho_shared if index is None else rho_domain, self.spec.scaling)
-            for name, index in self._adapters()
-        }
+        owners = self._adapters()
+        radii = [rho_shared if index is None else rho_domain for _, index in owners]
+        norms = project_all_([self._pairs(index) for _, index in owners], radii, self.spec.scaling)
+        return {name: norm for (name, _), norm in zip(owners, norms, strict=True)}
 
     # -- exchange -----------------------------------------------------------------------------------------------
 

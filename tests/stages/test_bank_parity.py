@@ -289,9 +289,52 @@ def test_a_recompute_that_cannot_know_its_routing_raises() -> None:
         z = checkpoint(layer, x, use_reentrant=False)
     with pytest.raises(ModelError, match="2 different routings"):
         (y.sum() + z.sum()).backward()
+    # Forwards that no backward pass will follow do not count.
+    with torch.no_grad(), bank.route([0, 2]):
+        layer(x)
     with bank.route([2, 0]):
         z = checkpoint(layer, x, use_reentrant=False)
     z.sum().backward()
+
+
+def test_training_one_domain_is_plain_peft_training() -> None:
+    """Twelve AdamW steps with clipping, step for step."""
+    torch.manual_seed(0)
+    base = llama()
+    reference = copy.deepcopy(base)
+    bank = LoraBank.attach(base, ("only",), LoraSpec(rank=4, alpha=8), shared=False, seed=1)
+    twin = peft_twin(reference, bank)
+    ours = torch.optim.AdamW(bank.parameters(), lr=2e-2, weight_decay=0.1, fused=True)
+    lora = [p for n, p in twin.named_parameters() if "lora_" in n]
+    theirs = torch.optim.AdamW(lora, lr=2e-2, weight_decay=0.1)
+    losses: list[list[float]] = [[], []]
+    for step in range(12):
+        ids = torch.randint(1, 61, (4, LENGTH), generator=torch.Generator().manual_seed(step % 2))
+        with bank.route([4]):
+            one = base(input_ids=ids, labels=ids).loss
+        two = twin(input_ids=ids, labels=ids).loss
+        for loss, parameters, optimiser, values in (
+            (one, bank.parameters(), ours, losses[0]),
+            (two, lora, theirs, losses[1]),
+        ):
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            values.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+    assert losses[0][-1] < losses[0][0] - 0.05, "nothing was learnt, so nothing is shown"
+
+
+def test_a_bank_runs_on_the_meta_device() -> None:
+    """Memory is estimated there, before a weight is loaded."""
+    with torch.device("meta"):
+        model = llama()
+    bank = LoraBank.attach(model, DOMAINS, LoraSpec(rank=4))
+    with bank.route([2, 1, 1]):
+        logits = model(input_ids=torch.ones(4, LENGTH, dtype=torch.long, device="meta")).logits
+    logits.float().sum().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in bank.parameters())
 
 
 def test_autocast_runs_products_in_bf16_and_keeps_fp32_gradients() -> None:
