@@ -36,6 +36,11 @@ def register(app: typer.Typer) -> None:
         seeds: Annotated[str | None, setting("seeds", metavar="N,N", example="0,1,2")] = None,
         rounds: Annotated[int | None, setting("rounds")] = None,
         ablate: Annotated[str | None, setting("ablate", metavar="A,B", example="ssl,align")] = None,
+        grid_ssl: Annotated[str | None, setting("grid_ssl", metavar="N,N", example="0,0.1,1")] = None,
+        grid_align: Annotated[str | None, setting("grid_align", metavar="N,N", example="0,0.1,1")] = None,
+        token_noise: Annotated[str | None, setting("token_noise", metavar="N,N", example="0.1,0.3")] = None,
+        label_noise: Annotated[str | None, setting("label_noise", metavar="N,N", example="0.2")] = None,
+        imbalance: Annotated[str | None, setting("imbalance", metavar="N,N", example="3,10")] = None,
         equal: Annotated[str | None, setting("equal")] = None,
         serving: Annotated[str | None, setting("serving")] = None,
         jobs: Annotated[int | None, setting("jobs")] = None,
@@ -57,10 +62,14 @@ def register(app: typer.Typer) -> None:
         """
         check_target(out, folder=True)
         values = {
-            "corpora": corpora, "model": model, "methods": words(methods), "seeds": numbers(seeds, "--seeds"),
+            "corpora": corpora, "model": model, "methods": words(methods), "seeds": numbers(seeds, "--seeds", int),
             "rounds": rounds, "ablate": words(ablate), "equal": equal, "serving": serving, "jobs": jobs,
             "keep_runs": keep_runs, "epochs": epochs, "documents": documents,
-            "lr": lr, "limit": limit,
+            "lr": lr, "limit": limit, "grid_ssl": numbers(grid_ssl, "--grid-ssl", float),
+            "grid_align": numbers(grid_align, "--grid-align", float),
+            "token_noise": numbers(token_noise, "--token-noise", float),
+            "label_noise": numbers(label_noise, "--label-noise", float),
+            "imbalance": numbers(imbalance, "--imbalance", float),
         }  # fmt: skip
         config = common.resolve(values).config
         if config.model is None:

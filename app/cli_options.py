@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -71,6 +71,11 @@ FLAGS: dict[str, tuple[str, str]] = {
     "ablate": ("compare.ablate", "--ablate"),
     "equal": ("compare.equal", "--equal"),
     "serving": ("compare.serving", "--serving"),
+    "grid_ssl": ("compare.grid_ssl", "--grid-ssl"),
+    "grid_align": ("compare.grid_align", "--grid-align"),
+    "token_noise": ("compare.token_noise", "--token-noise"),
+    "label_noise": ("compare.label_noise", "--label-noise"),
+    "imbalance": ("compare.imbalance", "--imbalance"),
     "jobs": ("compare.jobs", "--jobs"),
     "keep_runs": ("compare.keep_runs", "--keep-runs"),
     "split": ("train.evaluate_split", "--split"),
@@ -166,18 +171,22 @@ def words(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def numbers(text: str | None, flag: str) -> list[int] | None:
-    """`0,1,2` as whole numbers.
+N = TypeVar("N", int, float)
+
+
+def numbers(text: str | None, flag: str, kind: type[N]) -> list[N] | None:
+    """`0,1,2` as numbers of a kind.
 
     Raises
     ------
     ConfigError
-        When a part is no whole number.
+        When a part is no such number.
     """
     try:
-        return None if text is None else [int(part) for part in words(text) or ()]
+        return None if text is None else [kind(part) for part in words(text) or ()]
     except ValueError:
-        raise ConfigError(f"{flag} {text}: must be whole numbers with commas, for example {flag} 0,1,2.") from None
+        what = "whole numbers" if kind is int else "numbers"
+        raise ConfigError(f"{flag} {text}: must be {what} with commas, for example {flag} 0,1.") from None
 
 
 def stage_range(text: str | None) -> int | list[int] | None:

@@ -36,18 +36,12 @@ def answer(*words: str) -> dict[str, Any]:
 def flow(tmp_path_factory: pytest.TempPathFactory, toy_corpora: Path, tiny_llama_dir: Path) -> Path:
     """A folder in which `measure`, `plan` and `train` were run, one after the other."""
     folder = tmp_path_factory.mktemp("flow")
-    run("measure", str(toy_corpora), "--model", str(tiny_llama_dir), "-o", str(folder / "relations"), *QUICK)
-    run(
-        "plan", str(folder / "relations"), "--stages", "2", "-o", str(folder / "plan.json"), "--set", "plan.bootstrap=5"
-    )
-    (folder / "kinfold.yaml").write_text(
-        json.dumps(
-            {"corpora": str(toy_corpora), "model": str(tiny_llama_dir), "train": {"batch_tokens": 1024, "lr": 0.003}}
-        )
-    )
-    run(
-        "train", str(folder / "plan.json"), "-c", str(folder / "kinfold.yaml"), "-o", str(folder / "run"), "--seed", "3"
-    )
+    relations, plan, config = (str(folder / name) for name in ("relations", "plan.json", "kinfold.yaml"))
+    run("measure", str(toy_corpora), "--model", str(tiny_llama_dir), "-o", relations, *QUICK)
+    run("plan", relations, "--stages", "2", "-o", plan, "--set", "plan.bootstrap=5")
+    train = {"batch_tokens": 1024, "lr": 0.003}
+    Path(config).write_text(json.dumps({"corpora": str(toy_corpora), "model": str(tiny_llama_dir), "train": train}))
+    run("train", plan, "-c", config, "-o", str(folder / "run"), "--seed", "3")
     return folder
 
 
@@ -59,7 +53,7 @@ def test_what_each_step_leaves(flow: Path) -> None:
         "evaluation.json", "environment.json", "README.md", "run.json",
     }  # fmt: skip
     assert {path.name for path in (flow / "run" / "adapters").iterdir()} == set(NAMES)
-    assert not [path for path in flow.rglob(".*")], "temporary files were left"
+    assert not list(flow.rglob(".*")), "temporary files were left"
 
 
 def test_the_run_keeps_the_configuration_that_made_it(flow: Path, toy_corpora: Path) -> None:
