@@ -201,7 +201,7 @@ def _train(
     if started and Run.load(folder).finished:
         progress.say(f"Finished run found in {folder}.")
         return Run.load(folder)
-    return train(
+    train(
         plan,
         corpora,
         model=base,
@@ -212,6 +212,7 @@ def _train(
         resume=started,
         progress=progress,
     )
+    return Run.load(folder)
 
 
 def _outcome(run: Run, plan: Plan) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ class HarvestSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     characters: int = field(default=320_000, metadata={"help": "most characters of one domain (about 4 a token)"})
-    general_characters: int = field(default=6_000_000, metadata={"help": "most characters of the general corpus"})
+    general_characters: int = field(default=2_400_000, metadata={"help": "most characters of the general corpus"})
     longest: int = field(default=1_500, metadata={"help": "most characters of one document"})
     shortest: int = field(default=160, metadata={"help": "fewest characters of one document"})
     documents: int = field(default=120, metadata={"help": "fewest documents a domain needs to be kept"})
@@ -54,15 +54,15 @@ class BaseSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     vocabulary: int = field(default=4096, metadata={"help": "tokens in the byte-level BPE vocabulary"})
-    hidden: int = field(default=256, metadata={"help": "width of the model"})
-    intermediate: int = field(default=688, metadata={"help": "width of the feed-forward layers"})
+    hidden: int = field(default=192, metadata={"help": "width of the model"})
+    intermediate: int = field(default=512, metadata={"help": "width of the feed-forward layers"})
     layers: int = field(default=4, metadata={"help": "number of layers"})
-    heads: int = field(default=4, metadata={"help": "attention heads per layer"})
+    heads: int = field(default=3, metadata={"help": "attention heads per layer"})
     context: int = field(default=256, metadata={"help": "tokens in one packed training row"})
-    rows: int = field(default=8, metadata={"help": "rows in one optimiser step"})
-    steps: int = field(default=240, metadata={"help": "optimiser steps"})
+    rows: int = field(default=4, metadata={"help": "rows in one optimiser step"})
+    steps: int = field(default=360, metadata={"help": "optimiser steps"})
     lr: float = field(default=0.02, metadata={"help": "peak learning rate of Muon, for the matrices of the layers"})
-    embedding_lr: float = field(default=0.01, metadata={"help": "peak learning rate of AdamW, for all the rest"})
+    embedding_lr: float = field(default=0.05, metadata={"help": "peak learning rate of AdamW, for all the rest"})
     warmup: float = field(default=0.1, metadata={"help": "share of the steps spent warming up"})
     weight_decay: float = field(default=0.05, metadata={"help": "decoupled weight decay of Muon"})
     grad_clip: float = field(default=1.0, metadata={"help": "largest norm of the gradient"})

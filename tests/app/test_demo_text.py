@@ -120,9 +120,7 @@ def test_a_missing_source_is_skipped_with_a_warning(tmp_path: Path) -> None:
     wanted = HarvestSettings(documents=10, domains=2)
     sources = [_source("a", 30, "apple"), _source("b", 30, "berry"), _source("gone", 3, "nothing")]
     progress = _Warnings()
-    out = harvest(
-        tmp_path / "out", progress, settings=wanted, domains=sources, general=_source("general", 30, "word")
-    )
+    out = harvest(tmp_path / "out", progress, settings=wanted, domains=sources, general=_source("general", 30, "word"))
     assert sorted(path.stem for path in out.iterdir()) == ["a", "b", "general"]
     assert len(progress.heard) == 1
     assert "gone" in progress.heard[0]
