@@ -86,7 +86,8 @@ def test_nothing_is_imported_to_be_harvested(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from kinfold.app.demo.harvesting import harvest;"
         "from kinfold.app.demo.settings import HarvestSettings;"
-        "harvest(Path(sys.argv[1]), settings=HarvestSettings(characters=20_000, general_characters=20_000, documents=10));"
+        "small = HarvestSettings(characters=20_000, general_characters=20_000, documents=10);"
+        "harvest(Path(sys.argv[1]), settings=small);"
         "print(sorted({'torch', 'sklearn', 'scipy', 'pandas', 'networkx'} & set(sys.modules)))"
     )
     done = subprocess.run(
