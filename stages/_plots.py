@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import RunError
 from ..metrics._plots import INK, MUTED, HouseFigure, blank, heatmap, plain, short, stage_colour, style
 
 if TYPE_CHECKING:
@@ -27,9 +25,8 @@ def plot_run(run: Run) -> HouseFigure:
     Figure
         Never shown; save it with `savefig`. Panels without data say so.
     """
-    evaluation: Mapping[str, Any] = {}
-    with contextlib.suppress(RunError):  # a run that is still training has no evaluation
-        evaluation = run.evaluation
+    # A run that is still training has no evaluation; one that is there but damaged is an error.
+    evaluation: Mapping[str, Any] = run.evaluation if (run.path / "evaluation.json").exists() else {}
     metrics = list(run.metrics)
     stages = [list(stage) for stage in (evaluation.get("stages") or run.plan.stages)]
     k = max(1, sum(len(stage) for stage in stages))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._files import atomic_path, slug
-from ...errors import InputError, RunError
+from ...errors import InputError
 
 if TYPE_CHECKING:
     from ...metrics.relations import Relations
@@ -69,18 +69,9 @@ def write_figures(
             made += _save(relations.plot(name, known), target / f"relations-{slug(name)}", formats)
     if plan is not None:
         made += _save(plan.plot(), target / "plan", formats)
-    if run is not None and _drawable(run):
+    if run is not None and (run.metrics or (run.path / "evaluation.json").exists()):
         made += _save(run.plot(), target / "run", formats)
     return made
-
-
-def _drawable(run: Run) -> bool:
-    if run.metrics:
-        return True
-    try:
-        return bool(run.evaluation)
-    except RunError:
-        return False
 
 
 def _save(figure: Any, stem: Path, formats: Sequence[str]) -> list[Path]:

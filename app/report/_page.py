@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._files import write_text
-from ...errors import InputError, RunError
+from ...errors import InputError
 from . import _frame
 from ._frame import Frame
 from ._outcome import outcome_view
@@ -52,7 +52,7 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
     Raises
     ------
     RunError
-        When the folder is no run.
+        When the folder is no run, or one of its files is damaged.
     """
     if isinstance(run, (str, os.PathLike)):
         from ...stages.run import Run as RunClass
@@ -61,16 +61,20 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
     folder = Path(run.path)
     target = Path(out) if out is not None else folder / "report.html"
     plan = run.plan
-    relations = _held(lambda: run.relations)
+
+    def held(name: str) -> bool:
+        """Whether the run got as far as this file; one that is there but damaged raises when it is read."""
+        return (folder / name).exists()
+
     text = render(
         title=_title(folder),
-        relations=relations,
+        relations=run.relations,
         plan=plan,
-        evaluation=_held(lambda: run.evaluation),
-        metrics=_held(lambda: run.metrics) or [],
-        config=_held(lambda: run.config),
-        environment=_held(lambda: run.environment),
-        manifest=_held(lambda: run.manifest),
+        evaluation=run.evaluation if held("evaluation.json") else None,
+        metrics=run.metrics,
+        config=run.config if held("config.yaml") else None,
+        environment=run.environment if held("environment.json") else None,
+        manifest=run.manifest,
         is_run=True,
     )
     write_text(target, text)
@@ -99,16 +103,6 @@ def _title(folder: Path) -> str:
     """The run's folder; a folder called just "run" says nothing, so its parent goes first."""
     place = folder.resolve()
     return f"{place.parent.name} / {place.name}" if place.name in ("run", "out") and place.parent.name else place.name
-
-
-def _held(read: Any) -> Any:
-    """What the run holds, None where that part does not exist yet; a part that is there but damaged still raises."""
-    try:
-        return read()
-    except (RunError, FileNotFoundError) as fault:
-        if isinstance(fault, RunError) and "not valid" in str(fault):
-            raise
-        return None
 
 
 def render(

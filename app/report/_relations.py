@@ -114,6 +114,8 @@ def relations_view(relations: Relations, frame: Frame) -> dict[str, Any]:
             marks = frame.expand(noise.astype(np.float64), relations.domains)
             if marks is not None:
                 off = np.triu(np.ones_like(marks, dtype=bool), 1) if symmetric else ~np.eye(frame.k, dtype=bool)
+                closest = _extremes(value, symmetric, info.kind)["alike"]
+                view["closest_is_noise"] = bool(closest) and bool(marks[int(closest[0][0]), int(closest[0][1])] > 0)
                 view["noisy"] = int(np.nansum(marks[off] > 0))
                 view["pairs"] = int(np.isfinite(value[off]).sum())
                 view["noise"] = pack(marks, symmetric=symmetric)

@@ -37,11 +37,14 @@ def _relations(names: tuple[str, ...], view: dict[str, Any] | None) -> str:
     extremes, unit = measure["extremes"], f" {measure['unit']}" if measure["unit"] else ""
     first, last = extremes["alike"][0], extremes["apart"][0]
     label = _lower(measure["title"].split(" (")[0])
-    text = (
-        f"Of {len(names)} domains, {quote(names[int(first[0])])} and {quote(names[int(first[1])])} are most alike "
-        f"({label} {number(first[2], 2)}{unit}) and {quote(names[int(last[0])])} and {quote(names[int(last[1])])} "
-        f"differ most ({number(last[2], 2)}{unit})"
-    )
+    near = f"{quote(names[int(first[0])])} and {quote(names[int(first[1])])}"
+    far = f"{quote(names[int(last[0])])} and {quote(names[int(last[1])])}"
+    if measure.get("closest_is_noise"):
+        text = f"Of {len(names)} domains, {near} cannot be told apart by {label}, and {far} differ most"
+    else:
+        text = f"Of {len(names)} domains, {near} are most alike ({label} {number(first[2], 2)}{unit})"
+        text += f" and {far} differ most"
+    text += f" ({number(last[2], 2)}{unit})"
     if "noisy" in measure and measure["pairs"]:
         if measure["noisy"] == 0:
             text += f"; all {measure['pairs']:,} pairs differ by more than two halves of one domain do."

@@ -45,7 +45,9 @@ function heatmap(host, spec) {
     const [rowOrder, colOrder] = order();
     const nr = rowOrder.length, nc = colOrder.length, narrow = full < 560;
     const letters = Math.max(...spec.rows.map((t) => Array.from(t).length), 3);
-    const labelWidth = Math.min(narrow ? 96 : 168, Math.max(34, letters * 6.9 + 18));
+    let labelWidth = Math.min(narrow ? 96 : 168, Math.max(34, letters * 6.9 + 18));
+    /* Too many cells for labels: they need no room either; the tooltip names the pair. */
+    if (nc > 100 && (full - labelWidth) / nc < 7) labelWidth = 10;
     const room = full - labelWidth - 2;
     const least = nc > 120 ? 2 : nc > 40 ? (narrow ? 9 : 8) : narrow ? 12 : 11;
     const widest = Math.max(spec.maxCell || 46, Math.min(92, 480 / nc)), reach = Math.min(20, Math.max(...spec.cols.map((t) => Array.from(t).length)));
@@ -124,7 +126,7 @@ function heatmap(host, spec) {
       pen.fillStyle = rgb(spec.mode === "div" ? divergent((spec.goodLow ? -1 : 1) * (2 * t - 1)) : sequential(t));
       pen.fillRect(x, 0, 1, 10);
     }
-    const say = (k, v) => `${spec.legend && spec.legend[k] ? `${spec.legend[k]} ` : ""}${show(v, 3)}`;
+    const say = (k, v) => `${spec.legend && spec.legend[k] ? `${spec.legend[k]} ` : ""}${show(v, 2)}`;
     legend.replaceChildren(el("span", null, say(0, limits[0])), ramp, el("span", null, say(1, limits[1])));
     if (spec.noise && spec.legend && spec.legend[2]) {
       const box = el("canvas", { class: "hatch", width: 37, height: 27, "aria-hidden": "true" }), ink = box.getContext("2d");

@@ -116,6 +116,8 @@ def test_relations_that_separate_nothing_are_said_to() -> None:
         "noisy": 6,
         "pairs": 6,
     }
+    texts = summarise(NAMES, {"measures": [{**measure, "closest_is_noise": True, "noisy": 1}]}, None, None, False)
+    assert "a and b cannot be told apart by token divergence, and c and d differ most" in texts["sentences"][0]["text"]
     texts = summarise(NAMES, {"measures": [measure]}, None, None, False)
     assert "separate nothing" in texts["sentences"][0]["text"]
     assert texts["tiles"][0]["value"] == number(0) + "\N{NO-BREAK SPACE}%"
