@@ -19,7 +19,7 @@ __all__ = ["comparison_table", "degradation", "forest", "heatmap", "markdown"]
 def _escaped(name: str) -> str:
     """A name as Markdown shows it unread: no table, emphasis, link, code or HTML in it."""
     text = clean(name).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", text)
 
 
 def _number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
