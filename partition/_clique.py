@@ -79,7 +79,8 @@ def clique(
     error = 0.0 if shift == 0 else 0.5 * unit * (len(rows) + core.most)
     bound = solver.best_objective_bound * unit + core.base + error
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return None, bound if status == cp_model.UNKNOWN and abs(bound) < 2**62 else np.inf, "unknown", error
+        # Stopped before it had a bound of its own: what it then reports (0, say) bounds nothing.
+        return None, np.inf, "unknown", error
     labels = np.arange(n, dtype=np.int64)
     if where is not None:
         for i in range(n):

@@ -102,8 +102,11 @@ def make_core(problem: Problem) -> Core:
     """
     group = _components(problem.k, problem.must_link)
     n = int(group.max()) + 1
-    scale, exact = _gain_scale(problem.gain, problem.kappa)
-    whole = np.rint(problem.gain * scale).astype(np.int64)
+    forbidden = _forbidden(problem, group, n)
+    # A forbidding weight (−9999 among tens) is a mask, not a number: it would flatten scale and temperature.
+    gain = np.where(forbidden[group][:, group], 0.0, problem.gain)
+    scale, exact = _gain_scale(gain, problem.kappa)
+    whole = np.rint(gain * scale).astype(np.int64)
     member = np.zeros((n, problem.k), dtype=np.int64)
     member[group, np.arange(problem.k)] = 1
     merged = member @ whole @ member.T
@@ -112,7 +115,7 @@ def make_core(problem: Problem) -> Core:
     pairs = problem.k * (problem.k - 1) / 2
     # Rounding each gain errs by half a unit; float sums of the true objective add their own rounding.
     error = 0.0 if exact else (0.5 * pairs + 0.5 * problem.stages[1]) / scale
-    conflict = np.zeros((n, n), dtype=np.bool_)
+    conflict = forbidden
     for i, j in problem.cannot_link:
         conflict[group[i], group[j]] = conflict[group[j], group[i]] = True
     labelled = problem.labelled
@@ -146,6 +149,24 @@ def make_core(problem: Problem) -> Core:
         labelled=labelled,
         group=group,
     )
+
+
+def _forbidden(problem: Problem, group: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
+    """Pairs of items that share a stage in no optimal partition, where any item may have a stage of its own.
+
+    If w_ij is below minus all that i could gain from everybody else, taking i out of the stage is better.
+    """
+    out = np.zeros((n, n), dtype=np.bool_)
+    free = not problem.labelled and problem.stages[1] >= n and all(r.lower is None for r in problem.resources)
+    if not free:
+        return out
+    member = np.zeros((n, problem.k))
+    member[group, np.arange(problem.k)] = 1.0
+    gain = member @ problem.gain @ member.T
+    np.fill_diagonal(gain, 0.0)
+    reach = np.maximum(gain, 0.0).sum(axis=1) * (1 + 1e-9) + max(0.0, problem.kappa)
+    out = gain < -np.minimum(reach[:, None], reach[None, :])
+    return out
 
 
 def _components(k: int, pairs: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:

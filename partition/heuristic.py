@@ -125,6 +125,10 @@ class _Schedule:
         self.unit = float(np.sqrt(np.mean(np.minimum(np.abs(upper), top) ** 2))) or 1.0
         self.n = core.n
 
+    def accept(self, seed: int) -> float:
+        """Share of proposals accepted at the hot end: varied, so that some rounds refine and others start afresh."""
+        return (0.2, 0.1, 0.3, 0.05)[seed % 4]
+
     def moves(self, number: int, budget: float, workers: int) -> int:
         """Short rounds first, so that there is an answer early; then longer ones."""
         if not have_compiler():
@@ -139,7 +143,7 @@ class _Schedule:
         whole = np.arange(core.n)
         rng = generator(seed, "contract")
         first = pool.labels[int(rng.integers(min(4, len(pool.labels))))]
-        if (number + worker) % 2 == 0 or len(pool.labels) < 3:
+        if (number + worker) % 3 != 1 or len(pool.labels) < 3:
             return core, whole, first
         picks = rng.choice(min(_ELITE, len(pool.labels)), size=2, replace=False)
         joint = canonical(pool.labels[picks[0]] * (core.n + 1) + pool.labels[picks[1]])
@@ -186,27 +190,48 @@ def _compiled_round(
 ) -> tuple[NDArray[np.int64], int]:
     kernel = compiled(anneal)
     labels, upper, lower = _slots(core, start)
-    best = labels.copy()
-    hot, cold = 3.0 * schedule.unit, 0.3 * schedule.unit
+    gain = core.gain.astype(np.float64)
+    sizes = np.ascontiguousarray(core.sizes)
+    upper, lower = np.ascontiguousarray(upper), np.ascontiguousarray(lower)
+    conflict = core.conflict.astype(np.uint8)
+    bounded, masked = len(core.sizes) > 0, bool(core.conflict.any())
     acceptance = np.zeros(1)
-    kernel(
-        core.gain.astype(np.float64),
-        np.ascontiguousarray(core.sizes),
-        np.ascontiguousarray(upper),
-        np.ascontiguousarray(lower),
-        core.conflict.astype(np.uint8),
-        len(core.sizes) > 0,
-        bool(core.conflict.any()),
-        float(core.kappa),
-        core.least,
-        labels.copy(),
-        best,
-        hot,
-        cold,
-        moves,
-        seed % (2**62),
-        acceptance,
-    )
+
+    def run(begin: NDArray[np.int64], hot: float, cold: float, steps: int, stream: int) -> NDArray[np.int64]:
+        best = begin.copy()
+        kernel(
+            gain,
+            sizes,
+            upper,
+            lower,
+            conflict,
+            bounded,
+            masked,
+            float(core.kappa),
+            core.least,
+            begin.copy(),
+            best,
+            hot,
+            cold,
+            steps,
+            stream % (2**62),
+            acceptance,
+        )
+        return best
+
+    # Calibrate: the hot end accepts about a fifth of all proposals, whatever the scale of the gains.
+    low, high = schedule.unit / 64, schedule.unit * 64
+    probe = min(20_000, 50 * core.n)
+    for step in range(9):
+        middle = float(np.sqrt(low * high))
+        run(labels, middle, middle, probe, derive_seed(seed, "probe", step))
+        if acceptance[0] < schedule.accept(seed):
+            low = middle
+        else:
+            high = middle
+    hot = float(np.sqrt(low * high))
+    best = run(labels, hot, hot / 8.0, moves, seed)
+    best = run(best, hot / 16.0, hot / 1000.0, 60 * core.n, derive_seed(seed, "quench"))
     return best, core.value(best)
 
 

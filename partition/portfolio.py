@@ -1,4 +1,9 @@
-"""Which methods run, in what order and for how long, by size and structure."""
+"""Which methods run, in what order and for how long, by size and structure.
+
+An answer first (annealing), then proofs from the cheapest: the triangle relaxation where no budget binds, column
+generation where stages are small enough to price, clique CP-SAT for what is left of small problems and for stages
+that differ. What time remains goes back to annealing.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +11,132 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._seeding import generator
+from ._jit import have_compiler
+from ._start import feasible_start
+from .heuristic import Pool, search
+
 if TYPE_CHECKING:
-    from .solve import _Run
+    from .solve import Run
 
 __all__ = ["run_portfolio"]
 
-_CLIQUE_LIMIT = 120
+# Beyond these sizes a method has never paid in the benchmarks (docs/partition.md).
+CLIQUE_LIMIT = 70
+COLUMN_LIMIT = 160
+TRIANGLE_LIMIT = 220
 
 
-def run_portfolio(run: _Run, method: str) -> None:
-    """Heuristic first, then proofs while time is left."""
-    from .heuristic import search
-
+def run_portfolio(run: Run, method: str) -> None:
+    """Fill `run` with incumbent and bound."""
     core = run.core
-    only_heuristic = method == "heuristic"
-    share = 1.0 if only_heuristic or core.n > _CLIQUE_LIMIT else 0.2
-    start = run.labels
-    if start is None:
-        from ._start import feasible_start
-        from .._seeding import generator
+    pool = Pool()
+    if not _start(run):
+        return
+    exact = method != "heuristic"
+    _anneal(run, pool, _first_share(run) if exact else run.left())
+    if not exact or run.proved():
+        return
+    if method == "clique" or core.labelled:
+        if core.n <= 3 * CLIQUE_LIMIT:
+            _clique(run, run.left())
+    else:
+        binding = any(int(core.upper[r, 0]) < int(core.sizes[r].sum()) for r in range(len(core.sizes)))
+        if method != "columns" and core.n <= TRIANGLE_LIMIT and (not binding or core.n > COLUMN_LIMIT // 2):
+            _triangles(run, (0.5 if not binding else 0.15) * run.left())
+        if core.n <= COLUMN_LIMIT and have_compiler() and not run.proved():
+            tail = 0.85 if core.n > CLIQUE_LIMIT or binding else 0.6
+            _columns(run, pool, tail * run.left() if method != "columns" else run.left())
+        if core.n <= CLIQUE_LIMIT and not run.proved():
+            _clique(run, run.left())
+    if not run.proved() and run.left() > 0.05 and not run.deterministic:
+        _anneal(run, pool, run.left())
 
-        start = feasible_start(core, generator(run.seed, "heuristic", "start"))
-    if start is None:
+
+def _first_share(run: Run) -> float:
+    """Seconds for the first answer: enough for the optimum of most planning problems, little against the limit."""
+    n = run.core.n
+    wanted = 0.2 + 1e-4 * n * n
+    share = 0.25 if n <= COLUMN_LIMIT else 0.8
+    if n <= 24:
+        wanted = 0.1
+    return min(wanted if n <= COLUMN_LIMIT else np.inf, share * run.left())
+
+
+def _start(run: Run) -> bool:
+    """A feasible partition in `run`; False when none was found (the run then says whether none exists)."""
+    if run.labels is not None:
+        return True
+    labels = feasible_start(run.core, generator(run.seed, "heuristic", "start"))
+    if labels is None:
         from ._clique import feasibility
 
-        start, _, status, _ = feasibility(core, seconds=run.left(), seed=run.seed, workers=run.workers)
-        if start is None:
-            if status == "infeasible":
-                run.bound = -np.inf
-            return
-    run.offer(start)
+        labels = feasibility(run.core, seconds=run.left(), seed=run.seed, workers=run.workers)[0]
+    if labels is None:
+        return False
+    run.offer(labels)
+    return True
+
+
+def _anneal(run: Run, pool: Pool, seconds: float) -> None:
     search(
-        core,
-        seconds=share * run.left(),
-        seed=run.seed,
+        run.core,
+        seconds=max(0.01, seconds),
+        seed=run.seed + len(run.steps),
         workers=run.workers,
-        start=start,
+        start=run.labels,
+        pool=pool,
         on_better=lambda labels, value: run.offer(labels, value),
         enough=lambda value: run.proved(),
         deterministic=run.deterministic,
     )
-    run.steps.append("annealing")
-    if only_heuristic or run.proved() or core.n > _CLIQUE_LIMIT or run.left() <= 0.05:
+    if "annealing" not in run.steps:
+        run.steps.append("annealing")
+
+
+def _triangles(run: Run, seconds: float) -> None:
+    from ._triangles import triangle_bound
+
+    bound, labels = triangle_bound(run.core, seconds=seconds, enough=run.value + 1, report=run.lower)
+    if labels is not None:
+        run.offer(labels)
+    run.lower(bound)
+    run.steps.append("triangle bound")
+
+
+def _columns(run: Run, pool: Pool, seconds: float) -> None:
+    from ._columns import generate_columns
+
+    if run.labels is None or seconds <= 0:
         return
+
+    def report(labels: np.ndarray | None, value: int, bound: float) -> None:
+        if labels is not None:
+            run.offer(labels)
+        run.lower(bound)
+
+    answer = generate_columns(
+        run.core,
+        run.labels,
+        partitions=pool.labels,
+        seconds=seconds,
+        seed=run.seed,
+        workers=run.workers,
+        report=report,
+    )
+    run.offer(answer.labels)
+    run.lower(answer.bound)
+    run.steps.append(answer.note)
+
+
+def _clique(run: Run, seconds: float) -> None:
     from ._clique import clique
 
+    if seconds <= 0.02:
+        return
     labels, bound, status, error = clique(
-        core,
-        seconds=run.left(),
+        run.core,
+        seconds=seconds,
         seed=run.seed,
         workers=run.workers,
         hint=run.labels,
@@ -63,5 +146,5 @@ def run_portfolio(run: _Run, method: str) -> None:
         run.offer(labels)
     run.lower(bound)
     if status == "optimal":
-        run.tolerance = max(run.tolerance, core.unscale(error))
+        run.tolerance = max(run.tolerance, run.core.unscale(error))
     run.steps.append("clique CP-SAT")

@@ -135,12 +135,12 @@ def solve_problem(
         return run_peer(problem, method, seed=seed, time_limit=time_limit)
     if workers is None:
         workers = 1 if deterministic else os.cpu_count() or 1
-    run = _Run(problem, time_limit, seed, workers, deterministic, progress)
+    run = Run(problem, time_limit, seed, workers, deterministic, progress)
     run.solve(method, start)
     return run.answer()
 
 
-class _Run:
+class Run:
     """One solve: the incumbent, the bound, the clock."""
 
     def __init__(
@@ -173,7 +173,10 @@ class _Run:
             self._note()
 
     def lower(self, bound: float) -> None:
-        """Keep a smaller upper bound."""
+        """Keep a smaller upper bound; one below a partition at hand is false and vouches for nothing."""
+        if self.labels is not None and bound < self.value - 0.5:
+            self.steps.append("contradictory bound discarded")
+            return
         if bound < self.bound:
             self.bound = bound
             self._note()
