@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["CrossEntropyRows", "KLRows", "run"]
 
@@ -143,17 +144,20 @@ class _Fused(torch.autograd.Function):
         sums = torch.zeros(n_domains, dtype=torch.float64, device=hidden.device).index_add_(0, domains, losses.double())
         counts = torch.bincount(domains, minlength=n_domains)
         ctx.mark_non_differentiable(counts)
-        ctx.save_for_backward(grads, rows, domains, hidden, weight, bias)
+        # The hidden states are needed again only by a head that is trained.
+        trained_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        ctx.save_for_backward(grads, rows, domains, hidden if trained_head else None, weight, bias)
         ctx.kind, ctx.softcap, ctx.chunk, ctx.acc = kind, softcap, chunk, acc
         return sums.to(acc), counts
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grads, rows, domains, hidden, weight, bias = ctx.saved_tensors
         of_row = grad_outputs[0][domains]
         grad_hidden: Tensor | None = None
         if grads is not None:
-            scale = hidden.new_zeros(hidden.shape[0]).index_copy_(0, rows, of_row.to(hidden.dtype))
+            scale = grads.new_zeros(grads.shape[0]).index_copy_(0, rows, of_row.to(grads.dtype))
             grad_hidden = grads * scale[:, None]
         grad_weight = grad_bias = None
         if ctx.needs_input_grad[1] or (bias is not None and ctx.needs_input_grad[2]):
