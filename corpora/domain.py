@@ -178,7 +178,7 @@ class Domain:
     def _faults(self) -> tuple[int, tuple[str, ...]]:
         state = self._state()
         if self._cache.get("faults state") != state:
-            for _ in self._stream(None, None):
+            for _ in self._stream(None, self.limit):
                 pass
         count, messages = self._cache["faults"]
         return int(count), tuple(messages)
@@ -197,7 +197,7 @@ class Domain:
         state = self._state()
         if self._cache.get("fingerprint state") != state:
             if self.kind == "hub":
-                content = [[record.key, record.label, record.split] for record in self._stream(None, None)]
+                content = [[record.key, record.label, record.split] for record in self._stream(None, self.limit)]
             else:
                 # Where one document a file is kept, the order of files decides nothing but the order of records.
                 content = sorted([_content(source.path), source.split or ""] for source in self.sources)
@@ -234,7 +234,7 @@ class Domain:
             is strict.
         """
         if self.strict:
-            for _ in self._stream(None, None):
+            for _ in self._stream(None, self.limit):
                 pass
         extractor = Extractor(self.fields, labels=self._labels)
         for place, _, rows in self._rows(extractor):
@@ -268,26 +268,32 @@ class Domain:
         extractor = Extractor(self.fields, labels=self._labels)
         validation, test = self.validation, self.test
         state = self._state()
-        taken = dict.fromkeys(SPLITS if split is None else (split,), 0)
-        count, bad, whole = 0, 0, True
+        reached = [side for side in self._sides() if split is None or side == split]
+        taken = dict.fromkeys(reached, 0)
+        count, bad = 0, 0
+        # Whether this pass sees all that the domain's own limit lets through, so that its faults are the domain's.
+        whole = split is None and limit == self.limit
+        full = False
         messages: list[str] = []
         for place, named, rows in self._rows(extractor):
+            if full:
+                break
             if split is not None and named is not None and named != split:
-                whole = False
                 continue
-            good, wrong = 0, 0
+            good, wrong, first = 0, 0, ""
             for line, row in rows:
                 try:
                     text, prompt, completion, chat, label, side = _parts(extractor, row)
                 except BadRow as fault:
                     wrong += 1
                     message = f"{place}:{line}: {fault}."
+                    first = first or message
                     if self.strict:
                         raise CorpusError(message) from None
                     if len(messages) < KEPT_PROBLEMS:
                         messages.append(message)
                     if not good and wrong >= HOPELESS:
-                        raise CorpusError(_hopeless(messages[0])) from None
+                        raise CorpusError(_hopeless(first)) from None
                     continue
                 good += 1
                 side = named or side
@@ -297,11 +303,12 @@ class Domain:
                     continue
                 if limit is not None:
                     if taken[side] >= limit:
-                        if all(number >= limit for number in taken.values()):
-                            return
                         continue
                     taken[side] += 1
                 yield Record(text, prompt, completion, chat, label, side, place, line)
+                if limit is not None and taken[side] >= limit and all(number >= limit for number in taken.values()):
+                    full = True
+                    break
             count += good
             bad += wrong
         if whole:
@@ -315,6 +322,11 @@ class Domain:
                 )
             self._cache["faults"] = (bad, messages)
             self._cache["faults state"] = state
+
+    def _sides(self) -> tuple[str, ...]:
+        """The splits that records can belong to, as far as that is known without reading."""
+        named = {source.split for source in self.sources}
+        return SPLITS if not named or None in named else tuple(side for side in SPLITS if side in named)
 
 
 def _parts(extractor: Extractor, row: dict[str, Any] | Fault) -> Parts:

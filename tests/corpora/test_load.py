@@ -156,6 +156,25 @@ def test_limit_counts_in_each_split(tmp_path: Path) -> None:
     assert sum(1 for _ in domain.records("train", limit=30)) == 7
 
 
+def test_a_limit_ends_the_reading(tmp_path: Path) -> None:
+    # What lies behind the limit is never looked at: there it is broken.
+    good = "".join(json.dumps(row) + "\n" for split in SPLITS for row in rows(split, 20, split=split))
+    (tmp_path / "a.jsonl").write_bytes(good.encode() + b"{}\n\xff\n")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "train.jsonl").write_bytes(
+        "".join(json.dumps(row) + "\n" for row in rows("b", 9)).encode() + b"\xff"
+    )
+    write(tmp_path / "b" / "test.jsonl", rows("test", 9))
+    corpora = load_corpora(tmp_path, limit=5)
+    assert [sum(1 for _ in corpora[name].records()) for name in "ab"] == [15, 10]
+    assert corpora["a"].bad == 0
+    assert corpora.scan().bad == 0
+    assert sum(1 for _ in corpora["a"].records("test", limit=2)) == 2
+    assert load_corpora(tmp_path, limit=5, strict=True).names == ("a", "b")
+    with pytest.raises(CorpusError, match="not UTF-8"):
+        load_corpora(tmp_path).scan()
+
+
 def test_samples_do_not_depend_on_the_order(tmp_path: Path) -> None:
     everything = rows("a", 400, split="train")
     write(tmp_path / "one" / "a.jsonl", everything)
