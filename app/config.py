@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..corpora.settings import CorporaSettings
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
 from ..metrics.settings import MeasureSettings
 from ..partition.settings import PlanSettings
 from ..stages.settings import TrainSettings
@@ -32,6 +32,7 @@ __all__ = [
     "KinfoldConfig",
     "Resolved",
     "absolute",
+    "check_model_name",
     "dump_yaml",
     "field_info",
     "needs_model",
@@ -155,6 +156,10 @@ def resolve(file: Path | None = None, flags: Sequence[Flag] = (), sets: Sequence
         _merge(data, _nest(path, value), (), origins, f"--set {'.'.join(path)}")
     config, found = _validate(data)
     faults += [_placed(fault, origins) for fault in found]
+    if config is not None and not faults:
+        check_model_name(config.model)
+        check_model_name(config.tokenizer, "tokenizer")
+        check_model_name(config.measure.model)
     if faults or config is None:
         raise_faults(sorted(faults, key=_reading_order))
         raise ConfigError("the configuration cannot be read; start from one that `kinfold init` writes.")
@@ -178,6 +183,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def check_model_name(name: str | None, what: str = "model") -> None:
+    """Refuse at once what can only be a local folder and is none, before a hub is asked for it.
+
+    Raises
+    ------
+    ModelError
+        When `name` is written as a path and no such folder exists.
+    """
+    if name is None or Path(name).exists():
+        return
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
+        raise ModelError(f"{name}: no such {what} folder; check the path, or name a hub id such as organisation/name.")
 
 
 def absolute(config: KinfoldConfig) -> dict[str, Any]:

@@ -214,6 +214,13 @@ def test_plans_that_cannot_be_trained(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "some/deep/folder"])
+def test_a_model_folder_that_is_not_there(tmp_path: Path, toy_corpora: Path, name: str) -> None:
+    """Said at once: what is written as a path is never asked of a hub."""
+    words = ("measure", str(toy_corpora), "--model", name, "-o", str(tmp_path / "r"))
+    refused(tmp_path, *words, says=(name, "no such model folder"))
+
+
 def test_outputs_that_cannot_be_written(tmp_path: Path, toy_corpora: Path, measured: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")

@@ -244,7 +244,8 @@ def test_reference_sections_are_fresh(name: str) -> None:
 
 
 def test_relative_links_of_the_readme_exist() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
     assert len(links) > 8
     assert [link for link in links if not (ROOT / link).exists()] == []
 
