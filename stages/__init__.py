@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._lora_spec import LoraSpec
     from .bank import LoraBank
+    from .dry import DryRun
     from .evaluate import evaluate_run
     from .export import export_run
     from .memory import MemoryEstimate, estimate_memory
     from .run import Run
     from .settings import TrainSettings
-    from .dry import DryRun
     from .training import train
 
 _HOME = {

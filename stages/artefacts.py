@@ -45,7 +45,7 @@ def stage_record(out: Path, stage: int) -> dict[str, Any]:
 def save_stage(
     out: Path, stage: int, bank: LoraBank, heads: Heads | None, base: Base, record: Mapping[str, Any]
 ) -> None:
-    """Write a finished stage: exact factors, the shared adapter and each domain's snapshot as PEFT; whole or not at all."""
+    """Write a finished stage: exact factors, the shared adapter and each domain's snapshot as PEFT, atomically."""
     from safetensors.torch import save_file
 
     with atomic_dir(stage_folder(out, stage)) as folder:

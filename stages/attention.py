@@ -2,8 +2,8 @@
 
 A batch of ragged documents is one row of N tokens, so every linear layer, norm and loss works on real tokens only.
 Attention alone needs rectangles: documents of like length are gathered into buckets, each bucket is one plain causal
-call, and the results go back to their places. Where a model cannot take this (it does not hand its keyword arguments down, or has states
-besides attention), :func:`supports_flat` finds out by trying, and rows are padded instead.
+call, and the results go back to their places. Where a model cannot take this (it does not hand its keyword arguments
+down, or has states besides attention), :func:`supports_flat` finds out by trying, and rows are padded instead.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _flat_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function registered with transformers; query (1, heads, N, d), key and value (1, kv heads, N, d)."""
+    """What transformers calls: query (1, heads, N, d), key and value (1, kv heads, N, d)."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if flat is None:

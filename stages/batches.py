@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["GENERAL", "SSL", "TASK", "Item", "Schedule", "sampling_shares"]
 
-TASK, SSL, GENERAL = 0, 1, 2
 Kind = Literal[0, 1, 2]
+TASK: Kind = 0
+SSL: Kind = 1
+GENERAL: Kind = 2
 _WINDOW = 32  # steps among which documents are sorted by length where rows are padded
 
 
@@ -85,8 +87,8 @@ def _stream(
 ) -> list[NDArray[np.int64]]:
     """Pieces of `store` for each step, about `quota` tokens a step: whole passes in ever new orders.
 
-    A document belongs to the step in which its first token falls, so quotas hold on average and none is ever cut. With `window`,
-    documents of that many steps are sorted by length and dealt out again, and the steps are shuffled.
+    A document belongs to the step in which its first token falls, so quotas hold on average and none is ever cut.
+    With `window`, documents of that many steps are sorted by length and dealt out again, and the steps are shuffled.
     """
     lengths = store.lengths
     total = int(lengths.sum())

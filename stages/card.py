@@ -78,10 +78,10 @@ def write_card(out: Path, manifest: Mapping[str, Any], evaluation: Mapping[str, 
         "",
         "## Training",
         "",
-        f"LoRA rank {lora['rank']}, alpha {lora['alpha']}, adapters: {settings['adapters']}; learning rate {settings['lr']}, "
-        f"{settings['schedule']} schedule; weights: denoising {settings['ssl_weight']}, alignment "
-        f"{settings['align_weight']}, KL {settings['kl_weight']}; seed {manifest['seed']}. Everything else is in `config.yaml`, "
-        "`plan.json` and `environment.json`.",
+        f"LoRA rank {lora['rank']}, alpha {lora['alpha']}, adapters: {settings['adapters']}; "
+        f"learning rate {settings['lr']}, {settings['schedule']} schedule; "
+        f"weights: denoising {settings['ssl_weight']}, alignment {settings['align_weight']}, KL {settings['kl_weight']}; seed {manifest['seed']}. "
+        "Everything else is in `config.yaml`, `plan.json` and `environment.json`.",
         "",
         "The texts and the base model may restrict how these adapters can be used; Kinfold adds no restriction.",
         "",

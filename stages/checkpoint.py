@@ -161,7 +161,7 @@ class StepLog:
 
     def __init__(self, path: Path, length: int) -> None:
         self.path = path
-        self._stream = open(path, "ab")
+        self._stream = open(path, "ab")  # noqa: SIM115 (closed by close)
         if self._stream.tell() < length:
             self._stream.close()
             raise RunError(f"{path}: shorter than its checkpoint says; the log was edited, so start the run anew.")
@@ -213,7 +213,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of :func:`optimizer_tensors`; a parameter without an entry keeps no state, as before its first step."""
+    """The inverse of :func:`optimizer_tensors`; a parameter without an entry keeps none, as before its first step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             prefix = f"optimizer/{names[id(parameter)]}/"

@@ -128,7 +128,8 @@ def collate(
 ) -> Micro:
     """Build the tensors of one micro-batch, whose items are sorted by domain.
 
-    Position p of a causal model predicts token p + 1 of the same document; an encoder predicts its corrupted tokens in place.
+    Position p of a causal model predicts token p + 1 of the same document; an encoder predicts its corrupted
+    tokens in place.
     """
     tokens, labels = zip(*(_content(item, corrupted) for item in items), strict=True)
     lengths = np.array([len(part) for part in tokens], dtype=np.int64)

@@ -132,7 +132,7 @@ def label_sets(corpora: Corpora, domains: Sequence[str], *, shared: bool) -> dic
             raise CorpusError(f"{name}: no labelled training record; name the label field in the manifest.")
     if shared:
         union = set().union(*found.values())
-        found = {name: union for name in domains}
+        found = dict.fromkeys(domains, union)
     for name, labels in found.items():
         if len(labels) < 2:
             raise CorpusError(
@@ -145,8 +145,9 @@ class Encoder:
     """Turns records into token stores for one base model.
 
     A text is followed by the end-of-text token and cut into pieces of at most `max_length` tokens that overlap
-    by one, so that every token but a record's first is paid for exactly once. Prompt + completion and chat records are never
-    cut: the prompt loses its beginning first, then the completion its end, and the record counts as truncated.
+    by one, so that every token but a record's first is paid for exactly once. Prompt + completion and chat
+    records are never cut: the prompt loses its beginning first, then the completion its end, and the record counts
+    as truncated.
     """
 
     def __init__(self, base: Base, settings: TrainSettings, labels: dict[str, tuple[str, ...]] | None = None) -> None:
@@ -179,18 +180,11 @@ class Encoder:
         for batch in _batches(records if limit is None else islice(records, limit), _BATCH):
             for record, tokens in zip(batch, self._encode_plain(batch, task_free), strict=True):
                 if tokens is None:
-                    made = self._structured(record, builder)
+                    number += self._structured(record, builder, number)
                 elif labelled:
-                    made = self._labelled(domain.name, record, tokens, builder, number)
-                    number += made
-                    continue
+                    number += self._labelled(domain.name, record, tokens, builder, number)
                 else:
-                    made = self._text(tokens, builder, number)
-                    number += made
-                    continue
-                if made is not None:
-                    builder.add(*made, number, None)
-                    number += 1
+                    number += self._text(tokens, builder, number)
         if number == 0:
             raise CorpusError(
                 f"{domain.name}: its {split} split holds no usable record; add records, or give the domain a share "
@@ -255,7 +249,7 @@ class Encoder:
         builder.add(tokens, [False] + [True] * (len(tokens) - 1), number, labels.index(record.label))
         return 1
 
-    def _structured(self, record: Record, builder: _Builder) -> tuple[list[int], list[bool]] | None:
+    def _structured(self, record: Record, builder: _Builder, number: int) -> int:
         tokens, pays = self._chat(record) if record.kind == "chat" else self._completion(record)
         if self.train_on_prompt:
             pays = [False] + [True] * (len(pays) - 1)
@@ -268,8 +262,9 @@ class Encoder:
             tokens = tokens[cut:][: self.max_length]
             pays = pays[cut:][: self.max_length]
         if len(tokens) < 2 or not any(pays[1:]):
-            return None
-        return tokens, [False, *pays[1:]]
+            return 0
+        builder.add(tokens, [False, *pays[1:]], number, None)
+        return 1
 
     def _completion(self, record: Record) -> tuple[list[int], list[bool]]:
         prompt, completion = record.prompt or "", record.completion or ""
@@ -307,7 +302,8 @@ class Encoder:
         tokenizer = self.base.tokenizer
         if self.template is None and not tokenizer.chat_template:
             raise ModelError(
-                f"{self.base.name}: the tokenizer has no chat template but a corpus holds chats; give train.chat_template."
+                f"{self.base.name}: the tokenizer has no chat template, but a corpus holds chats; give "
+                "train.chat_template."
             )
         try:
             text: str = tokenizer.apply_chat_template(
@@ -322,8 +318,9 @@ class Encoder:
     def _turns(self, messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
         """Tokens of a rendered conversation; only what the assistant says is paid for.
 
-        The spans come from rendering the conversation up to each of its turns, so they work with any template that writes turns one
-        after the other; where a template rewrites earlier turns, only the last assistant turn is paid for.
+        The spans come from rendering the conversation up to each of its turns, so they work with any template that
+        writes turns one after the other; where a template rewrites earlier turns, only the last
+        assistant turn is paid for.
         """
         text = self._render(messages, generate=False)
         spans: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""What a training would do, without doing it: stages, steps, tokens, memory, time, and samples as the model sees them."""
+"""What a training would do, without doing it: stages, steps, memory, time, and samples as the model sees them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DryRun:
     Attributes
     ----------
     stages
-        Per stage: domains, steps, tokens, share of each domain, seconds (estimated from two measured steps), memory (bytes).
+        Per stage: domains, steps, tokens, share of each domain, seconds (from two measured steps), memory (bytes).
     seconds
         All stages together, evaluation left out.
     memory
@@ -132,7 +132,7 @@ def _samples(session: Session, schedule: Any) -> tuple[Sample, ...]:
     from .batches import GENERAL, SSL
     from .step import corrupted_items
 
-    kinds = {0: "task", SSL: "ssl", GENERAL: "general"}
+    kinds: dict[int, str] = {0: "task", SSL: "ssl", GENERAL: "general"}
     bins = schedule.step(0)
     corrupted = corrupted_items(
         bins, session.base, session.settings, seed=session.seed, max_length=session.encoder.max_length
@@ -144,7 +144,7 @@ def _samples(session: Session, schedule: Any) -> tuple[Sample, ...]:
     samples = []
     for (domain, kind), item in sorted(seen.items(), key=lambda entry: (entry[0][1], entry[0][0]))[:8]:
         begin, end = item.store.offsets[item.piece], item.store.offsets[item.piece + 1]
-        shown, paid = item.store.tokens[begin:end], item.store.pays[begin:end]
+        shown, paid = item.store.tokens[begin:end].astype("int64"), item.store.pays[begin:end]
         if kind == SSL and corrupted is not None:
             shown, labels = corrupted[item]
             paid = labels >= 0

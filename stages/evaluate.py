@@ -1,4 +1,4 @@
-"""Evaluation of a run: before, after each stage, snapshot and final backbones, what was forgotten, what moved together."""
+"""Evaluation of a run: before, after each stage, on snapshot and final backbones; what was forgotten and kept."""
 
 from __future__ import annotations
 
@@ -209,10 +209,7 @@ class Evaluator:
     def _h_score(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
         if self.base.task != "classification":
             return None
-        try:
-            from ..metrics import h_score
-        except ImportError:  # TODO: remove once metrics has it
-            return None
+        from ..metrics import h_score
 
         found: dict[str, dict[str, float]] = {"before": {}, "after": {}}
         for i, name in enumerate(self.domains):
@@ -243,9 +240,10 @@ def transfers(
 ) -> dict[str, Any]:
     """The forgetting matrix and its two summaries, in nats of loss; positive is better.
 
-    `matrix[t][j]` is the loss of domain j after stage t. Backward transfer is the mean over domains that were not trained last of what
-    later stages did for them, L_own − L_last; forward transfer is the mean over domains not trained first of what
-    earlier stages did before their turn, L_before − L_{own − 1} (Lopez-Paz & Ranzato 2017, signs turned for a loss).
+    `matrix[t][j]` is the loss of domain j after stage t. Backward transfer is the mean over domains that
+    were not trained last of what later stages did for them, L_own − L_last; forward transfer is the mean over
+    domains not trained first of what earlier stages did before their turn, L_before − L_{own − 1}
+    (Lopez-Paz & Ranzato 2017, signs turned for a loss).
     """
     last = len(after_stage) - 1
     backward = [after_stage[own_stage[d]][d] - after_stage[last][d] for d in domains if own_stage[d] < last]

@@ -137,8 +137,8 @@ def export_run(
                 logits[name] = _difference(got, reference[name])
                 if rank is None and logits[name] > (1e-4 if settings.precision == "fp32" else 5e-2):
                     raise RunError(
-                        f"{name}: the exported model differs from the run's by {logits[name]:.2g} of the largest logit; "
-                        "report this with the versions in environment.json."
+                        f"{name}: the exported model differs from the run's by {logits[name]:.2g} of the largest "
+                        "logit; report this with the versions in environment.json."
                     )
                 if form == "merged":
                     ranks[name] = 0
@@ -231,9 +231,9 @@ def _load_back(
     import torch
     import transformers
 
-    from .model import resolve_device
+    from .model import quiet, resolve_device
 
-    auto = transformers.AutoModelForCausalLM
+    auto: Any = transformers.AutoModelForCausalLM
     options: dict[str, Any] = {
         "use_safetensors": True,
         "trust_remote_code": settings.trust_remote_code,
@@ -242,15 +242,15 @@ def _load_back(
     if TASK_TYPES[manifest["task"]] == "SEQ_CLS":
         auto = transformers.AutoModelForSequenceClassification
         options |= {"num_labels": width, "ignore_mismatched_sizes": True}
-    with _quiet():
+    with quiet():
         fresh = auto.from_pretrained(manifest["model"]["name"], **options)
-        model = peft.PeftModel.from_pretrained(fresh, folder).eval()
+        model: Any = peft.PeftModel.from_pretrained(fresh, folder).eval()
     if merge_into:
         import shutil
 
         merged = model.merge_and_unload(safe_merge=True)
         shutil.rmtree(folder)
-        with _quiet():
+        with quiet():
             merged.save_pretrained(folder)
             tokenizer = transformers.AutoTokenizer.from_pretrained(manifest["model"]["name"])
             tokenizer.save_pretrained(folder)
@@ -262,33 +262,14 @@ def _load_back(
     return logits.float().cpu()
 
 
-def _quiet() -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def quiet() -> Any:
-        import transformers
-
-        level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            transformers.logging.set_verbosity(level)
-            if bars:
-                transformers.logging.enable_progress_bar()
-
-    return quiet()
-
-
 def _vllm(folder: Path, out: Path, manifest: dict[str, Any], paths: dict[str, str], ranks: dict[str, int]) -> str:
     """The command that serves the bundle, also written as `serve.sh`."""
     highest = max(ranks.values())
     allowed = [r for r in _VLLM_RANKS if r >= highest]
     if not allowed:
         raise ConfigError(
-            f"export form='vllm': the adapters have rank {highest}, above vLLM's {_VLLM_RANKS[-1]}; give a rank to compress to."
+            f"export form='vllm': the adapters have rank {highest}, above vLLM's {_VLLM_RANKS[-1]}; "
+            "give a rank to compress to."
         )
     words = ["vllm", "serve", manifest["model"]["name"], "--enable-lora"]
     words += [

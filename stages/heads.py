@@ -35,7 +35,7 @@ class _Routed(nn.Module):
             return only
         parts = [
             copied(part, *args, **kwargs)
-            for copied, part in zip(self.copies, x.split(list(rows)), strict=True)
+            for copied, part in zip(self.copies, torch.split(x, list(rows)), strict=True)
             if part.shape[0]
         ]
         width = max(part.shape[-1] for part in parts)

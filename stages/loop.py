@@ -28,7 +28,7 @@ __all__ = ["StageLoop", "StageOutcome", "learning_rate"]
 
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
-    """Learning rate of step number `step` (from 0) of `steps`: linear warm-up, then constant, linear or cosine decay."""
+    """Learning rate of step `step` (from 0) of `steps`: linear warm-up, then constant, linear or cosine decay."""
     warm = math.ceil(settings.warmup * steps)
     if step < warm:
         return settings.lr * (step + 1) / warm
@@ -51,7 +51,7 @@ class StageOutcome:
 
 
 class _Early:
-    """Early stopping: a domain whose validation loss stops falling leaves the batches, its adapter as it was at its best."""
+    """Early stopping: a domain whose validation loss stops falling leaves the batches with its best adapter."""
 
     def __init__(self, settings: TrainSettings, steps: int) -> None:
         self.patience = settings.patience
@@ -144,9 +144,8 @@ class StageLoop:
         named = dict(self.bank.named_parameters())
         if self.heads is not None:
             mine = set(self.stepper.domains)
-            for name, parameter in self.heads.named_parameters():
-                if self.heads.shared or name.split("/")[1] in mine:
-                    named[name] = parameter
+            shared = self.heads.shared
+            named |= {n: p for n, p in self.heads.named_parameters() if shared or n.split("/")[1] in mine}
         for number, parameter in enumerate(self.stepper.weighting.parameters()):
             named[f"weighting/{number}"] = parameter
         for parameter in named.values():
@@ -208,7 +207,7 @@ class StageLoop:
         Raises
         ------
         TrainingError
-            If the loss is no number or hopeless, memory runs out, or the disk is full; the last good checkpoint is named.
+            If the loss is no number or hopeless, memory runs out, or the disk is full; names the last good checkpoint.
         """
         log = StepLog(self.out / "metrics.jsonl", self._log_bytes) if self.ranks.main else None
         timing = StepLog.up_to(self.out / "timings.jsonl", self.stage, self.done) if self.ranks.main else None
@@ -227,7 +226,8 @@ class StageLoop:
                     norms = row.get("norms", norms)
                     if log is not None and timing is not None:
                         log.write(row)
-                        timing.write({"stage": self.stage, "step": row["step"], "seconds": round(seconds, 6)})
+                        entry = {"stage": self.stage, "step": row["step"], "seconds": round(seconds, 6)}
+                        timing.write({**entry, "memory": self._memory()})
                         self._track(row)
                         if self.early.due(self.done):
                             self._early_round()
@@ -307,8 +307,8 @@ class StageLoop:
         if task > self._hopeless and math.isfinite(task):
             what = f"the task loss {task:.4g} is far worse than guessing"
         raise TrainingError(
-            f"Stage {self.stage + 1}, step {self.done + 1}: {what}; {good}: lower train.lr or set train.grad_clip, then "
-            "train anew into another folder."
+            f"Stage {self.stage + 1}, step {self.done + 1}: {what}; {good}: lower train.lr or set "
+            "train.grad_clip, then train anew into another folder."
         )
 
     def _early_round(self) -> None:
@@ -336,6 +336,16 @@ class StageLoop:
         values |= {f"parts/{name}": value for name, value in row["parts"].items()}
         values |= {f"domain/{name}": value for name, value in row["per_domain"].items()}
         self.trackers.log(values, self.step_offset + row["step"])
+
+    def _memory(self) -> int:
+        """Peak bytes so far: of the device's allocator, or of the whole process on a CPU."""
+        if self.ranks.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated())
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
     def _out_of_memory(self, fault: BaseException) -> TrainingError:
         last = Checkpoint.last_path(self.checkpoints)

@@ -107,7 +107,8 @@ def open_folder(out: Path, manifest: Mapping[str, Any], *, resume: bool) -> bool
     changed = list(differences(old, dict(manifest)))
     if changed:
         raise FingerprintError(
-            f"{out}: cannot go on with what differs from its beginning: {'; '.join(changed)}; undo that, or train into another folder."
+            f"{out}: cannot go on with what differs from its beginning: {'; '.join(changed)}; undo that, or train into "
+            "another folder."
         )
     return True
 
@@ -128,7 +129,7 @@ def environment(device: str) -> dict[str, Any]:
 
     from .. import __version__
 
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "safetensors", "numpy"):
         try:
             packages[name] = version(name)

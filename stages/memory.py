@@ -8,6 +8,7 @@ cannot run, the chunked head, is added from its known sizes.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -63,11 +64,11 @@ class MemoryEstimate:
         return asdict(self)
 
 
-class StorageMeter(TorchDispatchMode):
+class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages born inside, now and at most; works on any device, meta included."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._sizes: dict[int, int] = {}
@@ -133,10 +134,10 @@ def estimate_memory(
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     with torch.device("meta"):
         try:
-            built = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+            built = _auto("AutoModelForCausalLM").from_config(config, dtype=dtype)
         except ValueError:
             try:
-                built = transformers.AutoModel.from_config(config, dtype=dtype)
+                built = _auto("AutoModel").from_config(config, dtype=dtype)
             except ValueError as fault:
                 raise ModelError(
                     f"{model}: its architecture cannot be built ({fault}); choose another base."
@@ -148,6 +149,12 @@ def estimate_memory(
         tokens = max(1, round(settings.batch_tokens * share / settings.accumulation))
     limit = getattr(config, "max_position_embeddings", None) or settings.max_length
     return _measure(built, settings, tokens, domains, earlier_stages, lengths, min(settings.max_length, limit))
+
+
+def _auto(name: str) -> Any:
+    import transformers
+
+    return getattr(transformers, name)
 
 
 def _documents(tokens: int, lengths: Sequence[int] | None, max_length: int) -> list[int]:
@@ -227,7 +234,7 @@ def _measure(
 
 def _even(count: int, parts: int) -> list[range]:
     edges = [count * i // parts for i in range(parts + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [range(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _causal_config(model: Any) -> bool:

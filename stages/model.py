@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from .attention import FlatLayout
     from .settings import TrainSettings
 
-__all__ = ["Base", "load_base", "model_fingerprint", "resolve_device", "set_checkpointing"]
+__all__ = ["Base", "load_base", "model_fingerprint", "quiet", "resolve_device", "set_checkpointing"]
 
 logger = logging.getLogger(__name__)
 _EDGE = 1 << 20
@@ -74,7 +75,7 @@ class Base:
     @property
     def embedding(self) -> Tensor:
         """The input embedding, shape (vocabulary, hidden)."""
-        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator, union-attr]
+        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
         return weight
 
     @property
@@ -86,10 +87,18 @@ class Base:
         return layer.weight, getattr(layer, "bias", None)
 
     def states(
-        self, input_ids: Tensor, position_ids: Tensor | None, mask: Tensor | None, layer: int = -1, **extra: Any
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        mask: Tensor | None,
+        layer: int = -1,
+        *,
+        flat: FlatLayout | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Last hidden states (rows, length, hidden), and those of `layer` where it is not the last."""
-        arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, **extra}
+        arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
+        if flat is not None:
+            arguments["flat"] = flat
         if self.kind == "decoder":
             arguments["use_cache"] = False
             if position_ids is not None:
@@ -136,6 +145,23 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own messages and bars off the terminal: what matters is said by ours."""
+    import transformers
+
+    log: Any = transformers.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
 def _local(name: str | Path) -> Path | None:
     """The folder `name` stands for, or None for a hub id."""
     path = Path(name).expanduser()
@@ -169,7 +195,7 @@ def model_fingerprint(name: str | Path) -> str:
     """
     path = _local(name)
     if path is None:
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         try:
             found = cached_file(str(name), "config.json")
@@ -182,7 +208,7 @@ def model_fingerprint(name: str | Path) -> str:
         config = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
     parts.append(json.dumps(config, sort_keys=True))
     for file in sorted(path.glob("*.safetensors")):
-        size = os.stat(file).st_size
+        size = file.stat().st_size
         with open(file, "rb") as stream:
             head = stream.read(_EDGE)
             stream.seek(max(0, size - _EDGE))
@@ -238,22 +264,14 @@ def load_base(
     options["dtype"] = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     if settings.attention != "auto":
         options["attn_implementation"] = settings.attention
-    loader = transformers.AutoModelForCausalLM
+    loader: Any = transformers.AutoModelForCausalLM
     if task == "classification":
         loader = transformers.AutoModelForSequenceClassification
         options |= {"num_labels": labels, "ignore_mismatched_sizes": True}
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            # A classification head that the checkpoint lacks is drawn here; it must not depend on what ran before.
-            torch.manual_seed(derive_seed(seed, "head"))
-            model = _load(loader, name, "weights", **options)
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
+    with quiet(), torch.random.fork_rng(devices=[]):
+        # A classification head that the checkpoint lacks is drawn here; it must not depend on what ran before.
+        torch.manual_seed(derive_seed(seed, "head"))
+        model = _load(loader, name, "weights", **options)
     return _freeze(model, tokenizer, name, task, device or resolve_device(settings.device), settings)
 
 

@@ -1,8 +1,8 @@
 """The processes of one run, through Accelerate: who am I, sum this, gather that.
 
-Every rank holds the whole model and every domain; it computes its own micro-batches of each step. Sums of losses and gradients are
-added over ranks, and the step has already divided by the count of the whole step, so the result does not depend on
-the number of ranks.
+Every rank holds the whole model and every domain; it computes its own micro-batches of each step. Sums of losses
+and gradients are added over ranks, and the step has already divided by the count of the whole step, so the result
+does not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Ranks:
         return self.index == 0
 
     def mine(self, items: Sequence[Any]) -> list[tuple[int, Any]]:
-        """This rank's share of a step's micro-batches, with their numbers."""
+        """The share of this rank: some of a step's micro-batches, with their numbers."""
         return list(enumerate(items))[self.index :: self.count]
 
     def sum(self, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A domain router: which domain's adapter should serve a text; TF-IDF and logistic regression, stored without pickle."""
+"""A domain router: which domain's adapter should serve a text. TF-IDF and logistic regression, without pickle."""
 
 from __future__ import annotations
 

@@ -154,12 +154,15 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict per optimiser step, in order, with the `seconds` of the timing log merged in."""
-        timings: Mapping[tuple[int, int], float] = {
-            (row["stage"], row["step"]): row["seconds"] for row in read_lines(self.path / "timings.jsonl")
+        """One dict per optimiser step, in order, with `seconds` and `memory` (peak bytes so far) of the timing log."""
+        timings: Mapping[tuple[int, int], Mapping[str, Any]] = {
+            (row["stage"], row["step"]): row for row in read_lines(self.path / "timings.jsonl")
         }
-        rows = read_lines(self.path / "metrics.jsonl")
-        return [{**row, "seconds": timings.get((row["stage"], row["step"]))} for row in rows]
+        merged = []
+        for row in read_lines(self.path / "metrics.jsonl"):
+            timing = timings.get((row["stage"], row["step"]), {})
+            merged.append({**row, "seconds": timing.get("seconds"), "memory": timing.get("memory")})
+        return merged
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -123,8 +123,7 @@ def score(
                 sums[records], counts[records] = loss, 1.0
                 classes[records], predicted[records] = _wanted(micro), best
                 continue
-            extra = {"flat": micro.flat} if micro.flat is not None else {}
-            hidden, _ = base.states(micro.input_ids, micro.position_ids, micro.mask, **extra)
+            hidden, _ = base.states(micro.input_ids, micro.position_ids, micro.mask, flat=micro.flat)
             if micro.task is None or not len(micro.task):
                 continue
             rows = hidden.reshape(-1, hidden.shape[-1]).index_select(0, micro.task.index)
@@ -213,7 +212,7 @@ def macro_f1(classes: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
 
 
 def paired_change(before: Scores, after: Scores, *, draws: int = 1000, seed: int = 0) -> dict[str, float]:
-    """after − before of the mean loss, with a paired 95 % bootstrap interval over documents (and of the accuracy)."""
+    """After − before of the mean loss, with a paired 95 % bootstrap interval over documents (and of the accuracy)."""
     weights = _draws(len(before.sums), draws, seed)
     counts = np.maximum(weights @ before.counts, 1e-12)
     low, high = _interval((weights @ (after.sums - before.sums)) / counts)
@@ -255,8 +254,7 @@ def features(
                     output = base.model(input_ids=micro.input_ids, attention_mask=micro.mask, output_hidden_states=True)
                 hidden = output.hidden_states[-1]
             else:
-                extra = {"flat": micro.flat} if micro.flat is not None else {}
-                hidden, _ = base.states(micro.input_ids, micro.position_ids, micro.mask, **extra)
+                hidden, _ = base.states(micro.input_ids, micro.position_ids, micro.mask, flat=micro.flat)
             rows = hidden.reshape(-1, hidden.shape[-1]).index_select(0, micro.pool_index).double()
             pooled = rows.new_zeros(len(items), rows.shape[1]).index_add(0, micro.pool_doc, rows)
             pooled = (pooled / micro.doc_lengths[:, None]).cpu()

@@ -139,10 +139,9 @@ class TrainSettings:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 _refuse(name, getattr(self, name), f"one of {', '.join(allowed)}")
-        if not isinstance(self.lora, LoraSpec):
-            _refuse("lora", self.lora, "a LoraSpec")
-        if isinstance(self.trackers, (list, str)):
-            names = self.trackers.split(",") if isinstance(self.trackers, str) else self.trackers
+        given: Any = self.trackers  # a list from YAML, one string from a flag
+        if isinstance(given, (list, str)):
+            names = given.split(",") if isinstance(given, str) else given
             object.__setattr__(self, "trackers", tuple(n.strip() for n in names if n.strip()))
         for tracker in self.trackers:
             if tracker not in ("tensorboard", "wandb"):
@@ -150,9 +149,23 @@ class TrainSettings:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        whole = ("batch_tokens", "accumulation", "max_length", "keep_checkpoints", "eval_documents", "eval_tokens")
+        whole: tuple[str, ...] = (
+            "batch_tokens",
+            "accumulation",
+            "max_length",
+            "keep_checkpoints",
+            "eval_documents",
+            "eval_tokens",
+        )
         whole += ("eval_new_tokens", "bootstrap")
-        whole_or_none = ("max_steps", "tokens_per_stage", "patience", "validate_every", "documents", "threads")
+        whole_or_none: tuple[str, ...] = (
+            "max_steps",
+            "tokens_per_stage",
+            "patience",
+            "validate_every",
+            "documents",
+            "threads",
+        )
         whole_or_none += ("checkpoint_every",)
         positive = ("epochs", "lr", "temperature")
         positive_or_none = ("rho_shared", "rho_domain", "grad_clip")

@@ -9,7 +9,7 @@ gradient with respect to the pooled features is taken once over all of them, whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -136,7 +136,7 @@ class Stepper:
     # -- data ---------------------------------------------------------------------------------------------------
 
     def batches(self, number: int, stopped: frozenset[str]) -> tuple[list[tuple[int, Micro, Micro | None]], int]:
-        """This rank's micro-batches of a step, each with its general documents alone (for the base), and how many all ranks have."""
+        """Micro-batches of a step for this rank, each with its general documents alone, and how many all ranks have."""
         bins = [items for items in self.schedule.step(number, stopped) if items]
         corrupted = corrupted_items(
             bins,
@@ -156,7 +156,7 @@ class Stepper:
 
     # -- forward ------------------------------------------------------------------------------------------------
 
-    def _routed(self, micro: Micro) -> AbstractContextManager[None]:
+    def _routed(self, micro: Micro) -> ExitStack:
         stack = ExitStack()
         if self.layout == "flat":
             stack.enter_context(self.bank.route(tokens=micro.groups))
@@ -173,16 +173,14 @@ class Stepper:
         result = _Sums()
         with self._routed(micro):
             if self.heads is None:
-                extra = {"flat": micro.flat} if micro.flat is not None else {}
                 hidden, features = base.states(
-                    micro.input_ids, micro.position_ids, micro.mask, settings.align_layer, **extra
+                    micro.input_ids, micro.position_ids, micro.mask, settings.align_layer, flat=micro.flat
                 )
             else:
                 hidden, features, logits = self._classify(micro)
         width = hidden.shape[-1]
         flat = hidden.reshape(-1, width)
         weight, bias = base.head
-        head = {"bias": bias, "softcap": base.softcap}
         if self.heads is not None:
             sums, counts = self._class_loss(micro, logits)
             result.task_by_domain, result.task_counts = sums, counts
@@ -190,13 +188,15 @@ class Stepper:
         elif micro.task is not None:
             task = micro.task
             sums, counts = fused_cross_entropy(
-                flat.index_select(0, task.index), weight, task.labels, task.domain, n, **head
+                flat.index_select(0, task.index), weight, task.labels, task.domain, n, bias=bias, softcap=base.softcap
             )
             result.task_by_domain, result.task_counts = sums, counts
             result.sums["task"] = sums.sum()
         if micro.ssl is not None:
             ssl = micro.ssl
-            sums, _ = fused_cross_entropy(flat.index_select(0, ssl.index), weight, ssl.labels, ssl.domain, n, **head)
+            sums, _ = fused_cross_entropy(
+                flat.index_select(0, ssl.index), weight, ssl.labels, ssl.domain, n, bias=bias, softcap=base.softcap
+            )
             result.sums["ssl"] = sums.sum()
         if micro.general is not None and reference is not None:
             general = micro.general
@@ -207,7 +207,8 @@ class Stepper:
                 settings.kl_direction,
                 general.domain,
                 n,
-                **head,
+                bias=bias,
+                softcap=base.softcap,
             )
             result.sums["kl"] = sums.sum()
         if self.aligned and len(micro.doc_lengths):
@@ -219,11 +220,10 @@ class Stepper:
         if self._dropout:
             self.base.model.eval()
         with torch.no_grad(), self.bank.disabled():
-            extra = {"flat": alone.flat} if alone.flat is not None else {}
-            hidden, _ = self.base.states(alone.input_ids, alone.position_ids, alone.mask, **extra)
+            hidden, _ = self.base.states(alone.input_ids, alone.position_ids, alone.mask, flat=alone.flat)
         if self._dropout:
             self.base.model.train()
-        assert alone.general is not None  # noqa: S101 (made of general documents only)
+        assert alone.general is not None
         return hidden.reshape(-1, hidden.shape[-1]).index_select(0, alone.general.index)
 
     def _classify(self, micro: Micro) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,7 +233,9 @@ class Stepper:
 
     def _class_loss(self, micro: Micro, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the task rows, by domain, each over its own labels."""
-        assert self.heads is not None and micro.class_rows is not None and micro.class_labels is not None  # noqa: S101
+        assert self.heads is not None
+        assert micro.class_rows is not None
+        assert micro.class_labels is not None
         logits = logits.index_select(0, micro.class_rows).float()
         width = torch.tensor([len(self.heads.labels[name]) for name in self.domains], device=logits.device)
         outside = torch.arange(logits.shape[1], device=logits.device) >= width[micro.doc_domain][:, None]
@@ -356,10 +358,10 @@ class Stepper:
         aligned = self._align(leaf, domain)
         sizes = [len(m.doc_lengths) for _, m, _ in micros]
         if aligned is None:
-            pulls = list(torch.zeros_like(mine).split(sizes))
+            pulls = list(torch.split(torch.zeros_like(mine), sizes))
         else:
             (gradient,) = torch.autograd.grad(aligned, leaf)
-            pulls = list(gradient[own].split(sizes))
+            pulls = list(torch.split(gradient[own], sizes))
         if self.queue is not None and self.ranks.count > 1:
             self.queue.push(features, domain)
         return (None if aligned is None else float(aligned.detach())), pulls
@@ -369,7 +371,7 @@ class Stepper:
             self.weighting.after_step(values)
 
     def _coefficients(self, values: dict[str, float]) -> dict[str, float]:
-        """d objective / d term at these values; fills the gradients of the weighting's own parameters."""
+        """D objective / d term at these values; fills the gradients of the weighting's own parameters."""
         for parameter in self.weighting.parameters():
             parameter.grad = None
         leaves = {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}

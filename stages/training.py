@@ -99,7 +99,7 @@ class Session:
                 layout = "flat"
             elif settings.layout == "flat":
                 raise ConfigError(
-                    "train.layout='flat': this model's attention cannot take documents back to back; use auto or padded."
+                    "train.layout='flat': the attention of this model cannot take it; use auto or padded."
                 )
             elif settings.layout == "packed":
                 layout = "packed"
@@ -145,7 +145,7 @@ class Session:
 def _check_classification(settings: TrainSettings) -> None:
     if settings.kl_weight > 0:
         raise ConfigError(
-            "train.kl_weight: the KL term compares next-token distributions, which a classifier has none of; set it to 0."
+            "train.kl_weight: KL compares next-token distributions, which a classifier has none of; set it to 0."
         )
     if settings.layout in ("flat", "packed"):
         raise ConfigError(f"train.layout={settings.layout!r}: classification needs a row per text; use auto or padded.")
@@ -170,7 +170,8 @@ def _check(plan: Plan, corpora: Corpora, settings: TrainSettings, *, allow_chang
         check_fingerprints(plan, {"corpora": prints})
     if settings.kl_weight > 0 and not corpora.general:
         raise CorpusError(
-            "train.kl_weight is on, but the corpora hold no general text; mark a domain `general: true`, or set train.kl_weight to 0."
+            "train.kl_weight is on, but the corpora hold no general text; mark a domain `general: true`, or set "
+            "train.kl_weight to 0."
         )
 
 
@@ -267,14 +268,14 @@ def _train(session: Session, plan: Plan, *, resume: bool) -> Run:
             resumed = open_folder(out, manifest, resume=resume)
             if resumed:
                 clean_leftovers(out)
-                if Run(out).finished:
-                    session.progress.say(f"{out}: finished already.")
-                    return Run(out)
             else:
                 plan.save(out / "plan.json")
                 write_config(out, base.name, session.seed, session.settings)
                 write_json(out / "environment.json", environment(base.device.type))
         ranks.wait()
+        if Run(out).finished:
+            session.progress.say(f"{out}: finished already.")
+            return Run(out)
         if ranks.main:
             evaluator.measure(None)
         for stage in range(finished_stages(out, len(session.stages)), len(session.stages)):
@@ -316,8 +317,8 @@ class Stores:
         for name, store in domains.items():
             if store.truncated:
                 session.progress.warn(
-                    f"{name}: {store.truncated} of {store.records} records are longer than {encoder.max_length} tokens and were "
-                    "cut; raise train.max_length to keep them whole."
+                    f"{name}: {store.truncated} of {store.records} records are longer than {encoder.max_length} tokens "
+                    "and were cut; raise train.max_length to keep them whole."
                 )
         validation = {}
         if settings.patience is not None:
@@ -502,6 +503,7 @@ def open_run(
         )
         if session.base.fingerprint != manifest["model"]["fingerprint"]:
             raise RunError(
-                f"{opened.path}: the base model {manifest['model']['name']} is not the one it was trained on; restore that model."
+                f"{opened.path}: the base model {manifest['model']['name']} is not the one it was trained on; "
+                "restore that model."
             )
         yield session.evaluator(split)

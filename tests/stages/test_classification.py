@@ -1,4 +1,4 @@
-"""Sequence classification: a head per domain or a shared one, on encoders and decoders, exported so that PEFT serves it."""
+"""Sequence classification: a head per domain or a shared one, on encoders and decoders, served by PEFT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from kinfold.corpora import load_corpora
 from kinfold.errors import ConfigError, CorpusError
 from kinfold.partition.plan import Plan
@@ -47,7 +46,7 @@ def test_peft_serves_what_was_evaluated(
     assert run.manifest["task"] == "classification"
     evaluation = run.evaluation
     assert set(evaluation["final"]["engine"]) >= {"loss", "accuracy", "f1", "documents"}
-    assert evaluation["h_score"] is None or 0 < evaluation["h_score"]["after"]
+    assert evaluation["h_score"] is None or evaluation["h_score"]["after"] > 0
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for name, path in run.adapters.items():
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
@@ -108,8 +107,8 @@ def test_labels_and_terms_that_do_not_fit_are_refused(
     assert not (tmp_path / "a").exists()
     with pytest.raises(ConfigError, match="layout"):
         train(plan(), corpora, model=tiny_bert_dir, out=tmp_path / "b", settings=replace(SMALL, layout="flat"))
+    general = replace_general(toy_labelled, tmp_path / "g")
     with pytest.raises(ConfigError, match="next-token"):
-        general = replace_general(toy_labelled, tmp_path / "g")
         train(
             plan(),
             load_corpora(general),

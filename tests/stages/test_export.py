@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from kinfold.corpora import load_corpora
 from kinfold.errors import ConfigError, RunError
 from kinfold.partition.plan import Plan

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from kinfold.corpora import load_corpora
 from kinfold.errors import FingerprintError, RunError, TrainingError
 from kinfold.partition.plan import Plan
@@ -131,7 +130,6 @@ def test_changed_texts_are_refused_on_resume(toy_corpora: Path, tiny_llama_dir: 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     import torch
-
     from kinfold.stages.checkpoint import Checkpoint
 
     for step in (2, 4, 6):
@@ -185,7 +183,6 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     import errno
 
     import torch
-
     from kinfold.stages import checkpoint
 
     Good = checkpoint.Checkpoint

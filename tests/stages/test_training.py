@@ -1,4 +1,4 @@
-"""Training end to end on tiny models: what a run leaves behind, that it is repeatable, and that it equals plain PEFT."""
+"""Training end to end on tiny models: what a run leaves behind, repeatable to the bit, equal to plain PEFT."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from kinfold.corpora import load_corpora
 from kinfold.partition.plan import Plan
 from kinfold.stages import LoraSpec, Run, TrainSettings, train
@@ -45,7 +44,7 @@ def test_a_run_leaves_everything_behind(finished: Run) -> None:
     assert [(row["stage"], row["step"]) for row in rows] == [(t, s) for t in (0, 1) for s in range(1, 13)]
     assert all(set(row["parts"]) == {"task", "ssl", "align"} for row in rows)
     assert all(row["seconds"] > 0 for row in rows)
-    assert not [p for p in finished.path.rglob(".*")], "temporary files left behind"
+    assert not list(finished.path.rglob(".*")), "temporary files left behind"
     assert not (finished.path / "checkpoints").exists()
 
 
@@ -91,10 +90,9 @@ def test_one_stage_of_the_shared_adapter_equals_plain_peft_step_for_step(
 ) -> None:
     """The reference is written with transformers, PEFT and torch alone: padded batches, full logits, one AdamW."""
     import torch
+    from kinfold.stages.training import Session, Stores, _schedule
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from kinfold.stages.training import Session, Stores, _schedule
 
     settings = TrainSettings(
         adapters="shared",
