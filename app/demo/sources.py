@@ -98,12 +98,16 @@ def _standard_library() -> Path:
 def _files(folder: Path, suffix: str) -> list[tuple[str, Path]]:
     """All files below `folder` that end in `suffix`, tests and vendored copies left out, in a scattered order."""
     rows = []
-    for place, folders, names in os.walk(folder):
+    root = os.fspath(folder)
+    for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
-        for name in names:
-            if name.endswith(suffix) and not name.startswith("test_"):
-                path = Path(place, name)
-                rows.append((PurePath(folder.name, path.relative_to(folder)).as_posix(), path))
+        # Plain strings: ten thousand headers would otherwise become thirty thousand Path objects.
+        below = folder.name + place[len(root) :].replace(os.sep, "/")
+        rows += [
+            (f"{below}/{name}", Path(place, name))
+            for name in names
+            if name.endswith(suffix) and not name.startswith("test_")
+        ]
     return sorted(rows, key=lambda row: (scattered(row[0]), row[0]))
 
 
@@ -231,14 +235,22 @@ def headers(package: str, *folders: str) -> Callable[[], Iterator[Piece]]:
     return read
 
 
+def _installed_files(distribution: importlib.metadata.Distribution) -> list[str]:
+    """The files of a distribution, relative; straight from its RECORD, which is ten times as fast as `.files`."""
+    text = distribution.read_text("RECORD")
+    if text is None:
+        return [PurePath(file).as_posix() for file in distribution.files or ()]
+    return [line.split(",")[0].strip('"') for line in text.splitlines() if line]
+
+
 def licences() -> Iterator[Piece]:
     """The licence and notice files of the required distributions, and Python's own."""
     rows: list[tuple[str, Path]] = []
     for name, distribution in required_distributions().items():
         rows.extend(
-            (f"{name}/{PurePath(file).as_posix()}", Path(str(distribution.locate_file(file))))
-            for file in distribution.files or ()
-            if _LICENCE.search(file.name) and file.suffix.lower() in {"", ".txt", ".md", ".rst"}
+            (f"{name}/{file}", Path(str(distribution.locate_file(file))))
+            for file in _installed_files(distribution)
+            if _LICENCE.search(file.rpartition("/")[2]) and PurePath(file).suffix.lower() in {"", ".txt", ".md", ".rst"}
         )
     rows.append(("python/LICENSE.txt", _standard_library() / "LICENSE.txt"))
     for name, path in sorted(rows, key=lambda row: (scattered(row[0]), row[0])):
