@@ -93,7 +93,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = write_report(run, Path(folder) / "report.html")
         for name, dark in (("report-light", False), ("report-dark", True)):
-            screenshot(chromium, page, given.out / f"{name}.png", dark=dark, width=1200, height=1560)
+            screenshot(chromium, page, given.out / f"{name}.png", dark=dark, width=1200, height=1720)
             shrink(given.out / f"{name}.png")
 
 

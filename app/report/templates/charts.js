@@ -133,7 +133,7 @@ function forest(host, outcome) {
       if (r.low !== null) g.append(draw("line", { class: "whisker", x1: x(r.low), x2: x(r.high), y1: y, y2: y }));
       const at = x(r.change);
       g.append(r.verdict === "worse" ? draw("rect", { class: "shape", x: at - 4.6, y: y - 4.6, width: 9.2, height: 9.2, transform: `rotate(45 ${at} ${y})` }) : draw("circle", { class: "shape", cx: at, cy: y, r: 4.8 }));
-      if (!narrow) { const value = draw("text", { class: "name", x: width - 4, y, "text-anchor": "end", "dominant-baseline": "central", "font-size": 12 }); value.textContent = signed(r.change, 3); g.append(value); }
+      if (!narrow) { const value = draw("text", { class: "name", x: width - 4, y, "text-anchor": "end", "dominant-baseline": "central", "font-size": 12 }); value.textContent = (r.change > 0 ? "+" : "") + fixed(r.change, r.decimals || 3); g.append(value); }
       const words = () => [el("div", { class: "head" }, el("bdi", null, r.name)), el("div", { class: "big" }, signed(r.change, 4)),
         r.low === null ? el("div", { class: "note" }, "no interval: proves nothing") : row("95 % interval", `${signed(r.low)} to ${signed(r.high)}`), row("before", show(r.before, 4)), row("after", show(r.final ?? r.snapshot, 4)),
         ...(r.snapshot_change === null || r.snapshot_change === undefined ? [] : [row("right after its stage", signed(r.snapshot_change, 3))])];

@@ -572,6 +572,8 @@ class Browser:
 
 
 def find_chromium() -> str | None:
+    if os.name != "posix":  # file descriptors 3 and 4 cannot be handed on elsewhere
+        return None
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     return os.environ.get("KINFOLD_CHROMIUM") or next((found for name in names if (found := shutil.which(name))), None)
 
