@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["GramPass", "GramResult", "choose_precision"]
 
 Precision = Literal["float64", "float32", "bf16"]
+_SHARED_SIZES = 32
 
 
 @dataclass(frozen=True)
@@ -198,17 +199,18 @@ class GramPass:
         mmd2, p, floor = np.zeros((k, k)), np.ones((k, k)), np.zeros((k, k))
         replicates = np.zeros((draws, k, k), np.float32)
         row_sums: list[NDArray[np.float64]] = [np.zeros(0)] * k
+        kernels: dict[int, NDArray[Any]] = {}
 
         def own(i: int) -> None:
             kernel, rows, _ = self.block(i, i)
             n = sizes[i]
             within[i] = (rows.sum() - n) / (n * (n - 1)) if unbiased else rows.sum() / n**2
             row_sums[i] = rows
-            if permutations:
+            if permutations and labels.shared:
                 for key in labels.keys_of(i):
-                    t = labels[key]
-                    quadratic = np.einsum("nb,nb->b", t, kernel @ t, dtype=np.float64)
-                    parts[i][key] = (quadratic, rows @ t)
+                    parts[i][key] = _forms(kernel, rows, labels[key])
+            elif permutations:
+                kernels[i] = kernel
             if weights is not None:
                 w = weights[i].astype(kernel.dtype, copy=False)
                 squares = (w.astype(np.float64) ** 2).sum(axis=0)
@@ -223,9 +225,12 @@ class GramPass:
             cross = float(rows.sum())
             mmd2[i, j] = within[i] + within[j] - 2.0 * cross / (n * m)
             if permutations:
-                first, second = labels.key(0, n, m), labels.key(1, n, m)
-                u, v = labels[first], labels[second]
-                (q_i, r_i), (q_j, r_j) = parts[i][first], parts[j][second]
+                first, second = (0, n, m), (1, n, m)
+                u, v = labels.pair(n, m)
+                if labels.shared:
+                    (q_i, r_i), (q_j, r_j) = parts[i][first], parts[j][second]
+                else:
+                    (q_i, r_i), (q_j, r_j) = _forms(kernels[i], row_sums[i], u), _forms(kernels[j], row_sums[j], v)
                 mixed = np.einsum("nb,nb->b", u, kernel @ v, dtype=np.float64)
                 quadratic = q_i + q_j + 2.0 * mixed
                 linear = r_i + rows @ u + r_j + columns @ v
@@ -273,6 +278,13 @@ class GramPass:
             yield from pool.map(work, items)
 
 
+def _forms(
+    kernel: NDArray[Any], rows: NDArray[np.float64], t: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """tᵀKt and tᵀK1 of every relabelling, within one domain."""
+    return np.einsum("nb,nb->b", t, kernel @ t, dtype=np.float64), rows @ t
+
+
 def _two_sample(
     quadratic: NDArray[np.float64], linear: NDArray[np.float64], total: float, n: int, m: int, unbiased: bool
 ) -> NDArray[np.float64]:
@@ -286,7 +298,11 @@ def _two_sample(
 
 
 class _Labels:
-    """Random relabellings, shared by all pairs of equal sizes: 0/1 of shape (n or m, permutations)."""
+    """Random relabellings, the same for all pairs of equal sizes: 0/1 of shape (n or m, permutations).
+
+    Few different sizes (the rule: every domain has as many documents as were asked for) are drawn once and kept, and
+    each domain's part is computed once. Many are drawn anew for each pair, or they would fill the memory.
+    """
 
     def __init__(self, sizes: Sequence[int], permutations: int, seed: int, dtype: Any) -> None:
         self.sizes = list(sizes)
@@ -294,21 +310,22 @@ class _Labels:
         self.seed = seed
         self.dtype = dtype
         self.store: dict[tuple[int, int, int], NDArray[Any]] = {}
-        if permutations:
-            seen = [(n, m) for i, n in enumerate(sizes) for m in sizes[i + 1 :]]
-            for n, m in dict.fromkeys(seen):
-                self._draw(n, m)
+        different = {(n, m) for i, n in enumerate(sizes) for m in sizes[i + 1 :]} if permutations else set()
+        self.shared = len(different) <= _SHARED_SIZES
+        if self.shared:
+            for n, m in sorted(different):
+                self.store[0, n, m], self.store[1, n, m] = self._draw(n, m)
 
-    def _draw(self, n: int, m: int) -> None:
+    def _draw(self, n: int, m: int) -> tuple[NDArray[Any], NDArray[Any]]:
         rng = generator(self.seed, "permutations", n, m)
         ranks = rng.random((n + m, self.permutations), dtype=np.float32).argpartition(n - 1, axis=0)[:n]
         t = np.zeros((n + m, self.permutations), self.dtype)
         np.put_along_axis(t, ranks, 1, axis=0)
-        self.store[0, n, m] = np.ascontiguousarray(t[:n])
-        self.store[1, n, m] = np.ascontiguousarray(t[n:])
+        return np.ascontiguousarray(t[:n]), np.ascontiguousarray(t[n:])
 
-    def key(self, role: int, n: int, m: int) -> tuple[int, int, int]:
-        return (role, n, m)
+    def pair(self, n: int, m: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Labels of the first and the second sample of a pair of sizes n and m."""
+        return (self.store[0, n, m], self.store[1, n, m]) if self.shared else self._draw(n, m)
 
     def __getitem__(self, key: tuple[int, int, int]) -> NDArray[Any]:
         return self.store[key]

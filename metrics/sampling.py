@@ -107,8 +107,8 @@ class DomainSample:
         Tokens of everything, each document as often as it occurs.
     tokens, documents, characters : int
         Totals of the pass.
-    rows : sparse (n, V), int64
-        Token counts of the sampled documents (times copies), smallest priority first.
+    rows : sparse (n, V)
+        Token counts of the sampled documents (times copies), smallest priority first; int32.
     texts, labels : tuple
         The first sampled documents, for embedding; very long ones reduced to evenly spaced windows.
     copies : ndarray (n,)
@@ -270,7 +270,7 @@ def finish(
         tokens=int(counts.sum()),
         documents=share.documents,
         characters=share.characters,
-        rows=sp.csr_array(rows[:keep]),
+        rows=_compact(rows[:keep]),
         texts=tuple(_reduce(text, window) for text, _, _ in shown),
         labels=tuple(label for _, _, label in shown),
         copies=times[:keep],
@@ -278,6 +278,14 @@ def finish(
         pieces=pieces,
         long=share.long,
     )
+
+
+def _compact(rows: Any) -> sp.csr_array:
+    """The same counts in 32-bit numbers: a third of the memory, and hundreds of domains are held at once."""
+    import scipy.sparse as sp
+
+    parts = (rows.data.astype(np.int32), rows.indices.astype(np.int32), rows.indptr.astype(np.int32))
+    return sp.csr_array(parts, shape=rows.shape)
 
 
 def _reduce(text: str, window: int) -> str:

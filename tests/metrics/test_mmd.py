@@ -109,6 +109,15 @@ def test_permutation_p_values_match_explicit_relabelling():
         assert found.floor[i, j] == pytest.approx(np.quantile(null, 0.95), abs=1e-10)
 
 
+def test_many_different_sizes_give_the_same_p_values_without_keeping_labels(monkeypatch):
+    samples = _samples(12, (9, 7, 11))
+    kept = GramPass(samples, (1.0, 4.0), precision="float64").run(permutations=40, seed=1)
+    monkeypatch.setattr("kinfold.metrics._gram._SHARED_SIZES", 0)
+    drawn = GramPass(samples, (1.0, 4.0), precision="float64").run(permutations=40, seed=1)
+    np.testing.assert_array_equal(kept.p, drawn.p)
+    np.testing.assert_allclose(kept.floor, drawn.floor, atol=1e-12)
+
+
 def test_p_values_are_uniform_under_the_null():
     rng = np.random.default_rng(8)
     values = []
