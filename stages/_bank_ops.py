@@ -37,6 +37,8 @@ class GroupPlan:
         Whether each group brings a pair of its own (then one pair a group follows).
     transposed
         True for a weight of shape (in, out), as GPT-2's ``Conv1D`` has.
+    ragged
+        Whether sizes differ from call to call, so that nothing should be compiled for their being equal.
     """
 
     sizes: tuple[int, ...]
@@ -44,6 +46,7 @@ class GroupPlan:
     shared: bool
     domains: bool
     transposed: bool
+    ragged: bool = False
 
     @property
     def n_groups(self) -> int:
@@ -53,7 +56,7 @@ class GroupPlan:
     @property
     def equal(self) -> bool:
         """Whether all groups are of one size, so that one batched product does."""
-        return not self.domains or all(size == self.sizes[0] for size in self.sizes)
+        return not self.ragged and (not self.domains or all(size == self.sizes[0] for size in self.sizes))
 
 
 def _stack(shared: Tensor | None, own: Sequence[Tensor], frozen: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ class Routing:
         Number of stages whose shared factors are active, oldest first; the bank's own is the last. None for all.
     adapters
         False runs the base model alone.
+    present
+        Indices of the domains with rows.
+    carriers
+        Empty tensors whose lengths are the token counts of those: torch.compile takes a tensor's length as a variable,
+        a number in a tuple as a constant, and token counts differ from step to step.
     """
 
     rows: tuple[int, ...] = ()
@@ -43,6 +48,14 @@ class Routing:
     domain: int | None = None
     shared: int | None = None
     adapters: bool = True
+    present: tuple[int, ...] = field(init=False, compare=False)
+    carriers: tuple[torch.Tensor, ...] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        present = tuple(index for index, count in enumerate(self.rows) if count)
+        object.__setattr__(self, "present", present)
+        carriers = tuple(torch.empty(self.rows[i], 0) for i in present) if self.tokens else ()
+        object.__setattr__(self, "carriers", carriers)
 
 
 class RoutingState:

@@ -208,14 +208,14 @@ class Site:
         frozen = self._frozen(stages)
         present: Sequence[int] = ()
         sizes: tuple[int, ...] = (x.numel() // x.shape[-1],)
-        if routing.rows:
+        if routing.present:
             sizes, present = self._groups(x, routing)
         elif routing.domain is not None and self.has_domains:
             present = (routing.domain,)
         if not (use_shared or present or frozen is not None):
             return self._original.forward(self.module, x)  # type: ignore[no-any-return]
         pairs = ([self.factors(None)] if use_shared else []) + [self.factors(index) for index in present]
-        plan = GroupPlan(sizes, self.spec.scaling, use_shared, bool(present), self.transposed)
+        plan = GroupPlan(sizes, self.spec.scaling, use_shared, bool(present), self.transposed, routing.tokens)
         x = _to_compute(x)
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         bias: Tensor | None = self.module.bias  # type: ignore[assignment]
@@ -233,6 +233,9 @@ class Site:
 
     def _groups(self, x: Tensor, routing: Routing) -> tuple[tuple[int, ...], Sequence[int]]:
         """Tokens of each present domain, and which those are."""
+        if routing.tokens and torch.compiler.is_compiling():
+            sizes = tuple(carrier.shape[0] for carrier in routing.carriers)
+            return (sizes, routing.present) if self.has_domains else ((x.numel() // x.shape[-1],), ())
         total, length = sum(routing.rows), x.numel() // x.shape[-1]
         if routing.tokens and length != total:
             raise ModelError(
@@ -247,8 +250,7 @@ class Site:
         per_row = length // total
         if not self.has_domains:
             return (total * per_row,), ()
-        present = [index for index, rows in enumerate(routing.rows) if rows]
-        return tuple(routing.rows[index] * per_row for index in present), present
+        return tuple(routing.rows[index] * per_row for index in routing.present), routing.present
 
 
 def _to_compute(x: Tensor) -> Tensor:

@@ -422,6 +422,7 @@ def test_compiles_to_one_graph_without_recompiling_for_equal_counts() -> None:
     dynamo.reset()
     torch.manual_seed(0)
     base = llama()
+    base.model.layers = base.model.layers[:1]
     bank = LoraBank.attach(base, DOMAINS, LoraSpec(rank=4, alpha=8))
     fill(bank)
     body = base.model
@@ -442,4 +443,30 @@ def test_compiles_to_one_graph_without_recompiling_for_equal_counts() -> None:
     torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(got, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    dynamo.reset()
+
+
+@pytest.mark.slow
+def test_token_counts_that_change_every_step_are_compiled_as_variables() -> None:
+    import torch._dynamo as dynamo
+    import torch._dynamo.testing
+
+    dynamo.reset()
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    bank = LoraBank.attach(layers, DOMAINS, LoraSpec(rank=2, targets=("0",)))
+    fill(bank)
+    counter = dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layers, backend=counter, fullgraph=True)
+    for counts in ([3, 4, 5], [4, 2, 6], [7, 5, 3], [2, 9, 4], [4, 4, 4]):
+        x = torch.randn(1, sum(counts), 8)
+        results = []
+        for run in (layers, compiled):
+            with bank.route(tokens=counts):
+                y = run(x)
+            results.append((y, *torch.autograd.grad(y.square().sum(), bank.parameters())))
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs)
+    # Once for the first counts, then once for each set of dimensions found to vary.
+    assert counter.frame_count <= 3
     dynamo.reset()
