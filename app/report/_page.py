@@ -120,7 +120,7 @@ def render(
     """The page as text; every part but the title may be missing."""
     extra = [str(name) for name in (evaluation or {}).get("before") or {}] if evaluation else []
     frame = Frame.of(relations, plan, extra)
-    relation_view = relations_view(relations, frame) if relations is not None else None
+    relation_view = relations_view(relations, frame) if relations is not None and relations.names else None
     plan_values = plan_view(plan, frame, relations) if plan is not None else None
     outcome = outcome_view(evaluation, frame)
     training = training_view(metrics or [], frame)
