@@ -107,20 +107,15 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
             "Tokens of documents trained per second; dips are evaluations, checkpoints or a busy machine.",
             [("tokens per second", None, speed)],
             zero=True,
-            unit="tokens/s",
         )
-    memory = next(
-        (key for key in ("memory", "memory_bytes", "peak_memory", "peak_memory_bytes", "rss") if key in rows[-1]), None
+    chart(
+        "memory",
+        "Peak memory, GiB",
+        "The most memory in use so far: of the GPU's allocator, or of the whole process on a CPU. A step up is a stage "
+        "that needs more than those before.",
+        [("GiB", None, _column(rows, "memory") / 2**30)],
+        zero=True,
     )
-    if memory is not None:
-        chart(
-            "memory",
-            "Memory",
-            "Most memory in use up to each step.",
-            [("peak", None, _column(rows, memory))],
-            zero=True,
-            unit="bytes",
-        )
     chart(
         "gradient",
         "Gradient norm",

@@ -302,7 +302,12 @@ def make_run(folder: Path, k: int, seed: int = 0, *, steps: int = 120, evaluated
                     "grad_norm": 1 + rng.random(),
                 }
                 log.write(json.dumps(row) + "\n")
-                clock.write(json.dumps({"stage": t, "step": step, "seconds": 0.4 + 0.1 * rng.random()}) + "\n")
+                clock.write(
+                    json.dumps(
+                        {"stage": t, "step": step, "seconds": 0.4 + 0.1 * rng.random(), "memory": 2**30 + 2**20 * step}
+                    )
+                    + "\n"
+                )
     if evaluated:
         write_evaluation(folder, names, stages, start, fall, rng)
     return folder

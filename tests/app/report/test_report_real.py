@@ -59,6 +59,7 @@ def test_its_page_opens_shows_all_and_says_what_happened(browser, real_run, host
         "chart-domains",
         "chart-weights",
         "chart-speed",
+        "chart-memory",
         "forest",
         "forgetting",
         "mmd-before",

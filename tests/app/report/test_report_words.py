@@ -162,7 +162,9 @@ def test_the_map_s_stress_is_kruskal_s_and_beats_classical_scaling() -> None:
 
 def test_curves_are_means_that_never_cross_a_stage() -> None:
     rows = [
-        {"stage": t, "step": i, "tokens": 10, "loss": float(t), "seconds": 0.5} for t in range(3) for i in range(777)
+        {"stage": t, "step": i, "tokens": 10, "loss": float(t), "seconds": 0.5, "memory": 3 * 2**29}
+        for t in range(3)
+        for i in range(777)
     ]
     view = training_view(rows, FRAME)
     loss = next(c for c in view["charts"] if c["id"] == "loss")["series"][0]["y"]
@@ -172,6 +174,8 @@ def test_curves_are_means_that_never_cross_a_stage() -> None:
     assert [loss[k] for k in view["breaks"]] == [1.0, 2.0]
     speed = next(c for c in view["charts"] if c["id"] == "speed")["series"][0]["y"]
     assert set(speed) == {20.0}
+    memory = next(c for c in view["charts"] if c["id"] == "memory")["series"][0]["y"]
+    assert set(memory) == {1.5}
     assert view["seconds"] == pytest.approx(3 * 777 * 0.5)
 
 
