@@ -161,8 +161,10 @@ def _peak(run: Run) -> int | None:
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
-        import resource
-
+        try:
+            import resource
+        except ImportError:  # not a Unix system
+            return None
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return int(peak if sys.platform == "darwin" else peak * 1024)
     found = re.search(r"VmHWM:\s+(\d+) kB", status)

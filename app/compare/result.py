@@ -116,8 +116,14 @@ class Comparison:
         """Write `compare.json`, `compare.md` and the pictures, each atomically."""
         write_json(self.path / "compare.json", self.to_dict())
         write_text(self.path / "compare.md", self.markdown)
+        import matplotlib
+
         for name, figure in self.figures().items():
             for suffix in ("svg", "png"):
-                with atomic_path(self.path / f"{name}.{suffix}") as path:
-                    # Without a date, so that the same result gives the same picture.
-                    figure.savefig(path, format=suffix, dpi=160, metadata={"Date": None} if suffix == "svg" else None)
+                # Without a date and random ids, so that the same result gives the same picture.
+                metadata = {"Date": None} if suffix == "svg" else None
+                with (
+                    matplotlib.rc_context({"svg.hashsalt": "kinfold"}),
+                    atomic_path(self.path / f"{name}.{suffix}") as path,
+                ):
+                    figure.savefig(path, format=suffix, dpi=160, metadata=metadata)

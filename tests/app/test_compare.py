@@ -451,6 +451,9 @@ def test_grid_runs_change_two_weights(tmp_path: Path) -> None:
     assert "| 0.5 | 4.0000 |" in comparison.markdown
     assert "| token noise 0.1 | 3.6500 | 4.1500 (+0.5000" in comparison.markdown
     comparison.save()
+    pictures = {path: path.read_bytes() for path in tmp_path.glob("*.*g")}
+    comparison.save()
+    assert {path: path.read_bytes() for path in pictures} == pictures
     assert {path.name for path in tmp_path.glob("*.svg")} == {"forest.svg", "sensitivity.svg", "robustness.svg"}
 
 
@@ -534,6 +537,43 @@ def test_the_same_call_again_trains_only_what_is_missing(
     for old, new in zip(before["methods"], again["methods"], strict=True):
         assert old["values"] == new["values"]
         assert old["plan_advantage"] == new["plan_advantage"]
+
+
+def test_an_interrupted_comparison_goes_on(
+    compared: tuple[Corpora, Comparison], tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora, comparison = compared
+    import kinfold.stages.training as training
+
+    real = training.export_adapter
+    calls = []
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 7:  # in the second run, when its adapters are written
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    def call() -> Comparison:
+        return compare(
+            corpora,
+            model=tiny_llama_dir,
+            out=tmp_path / "out",
+            plan=PLAN,
+            train=TRAIN,
+            settings=CompareSettings(methods=("joint",), seeds=(0,)),
+        )
+
+    monkeypatch.setattr(training, "export_adapter", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert not (tmp_path / "out" / "compare.json").exists()
+    assert len(list((tmp_path / "out" / "records").iterdir())) == 1
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
+    monkeypatch.undo()
+    for name in ("plan", "joint"):
+        assert call().method(name)["values"][0] == comparison.method(name)["values"][0]
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_processes_beside_each_other_give_the_same_losses(
