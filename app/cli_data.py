@@ -128,6 +128,7 @@ def register(app: typer.Typer) -> None:
         """
         from . import api
         from .report.terminal import heatmap, relations_table
+        from .tables import agreement_table, validation_table
 
         check_target(out, folder=True)
         values = {
@@ -156,6 +157,11 @@ def register(app: typer.Typer) -> None:
             common.session.show(heatmap(relations, shown), relations_table(relations))
             for warning in relations.warnings:
                 common.progress.warn(warning)
+            if relations.agreement:
+                common.session.show("", agreement_table(relations))
+            if relations.validation:
+                advice = relations.validation.get("advice")
+                common.session.show("", validation_table(relations), *([f"Advice: {advice}"] if advice else []))
             common.session.show(f"Wrote {out}. Next: kinfold plan {out} -o plan.json")
         common.session.answer(
             {
@@ -167,6 +173,7 @@ def register(app: typer.Typer) -> None:
                 "matrices": {name: relations.matrix(name) for name in relations.names},
                 "digest": relations.digest,
                 "warnings": list(relations.warnings),
+                "agreement": relations.agreement,
                 "validation": relations.validation,
                 "seed": config.seed,
             }

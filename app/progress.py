@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
+    from rich.table import Column
 
 __all__ = ["BarProgress", "PlainProgress", "clean", "human_time", "make_progress"]
 
@@ -174,6 +175,11 @@ class PlainProgress:
         self.line(f"warning: {clean(message)}")
 
 
+def _one_line(column: type[Column], width: int | None) -> Column:
+    """A column that ends in an ellipsis rather than on a second line."""
+    return column(no_wrap=True, overflow="ellipsis", max_width=width)
+
+
 class _BarTask:
     def __init__(self, bars: RichBars, identifier: TaskID) -> None:
         self.bars, self.identifier = bars, identifier
@@ -211,6 +217,7 @@ class BarProgress:
         if self._bars is None:
             from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn
             from rich.progress import Progress as RichBars
+            from rich.table import Column
             from rich.text import Text
 
             class Left(ProgressColumn):
@@ -226,11 +233,11 @@ class BarProgress:
 
             self._bars = RichBars(
                 SpinnerColumn(finished_text="✓" if not self.console.legacy_windows else "+"),
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
+                TextColumn("{task.description}", markup=False, table_column=_one_line(Column, 34)),
+                BarColumn(bar_width=16),
                 TextColumn("{task.percentage:>3.0f}%", markup=False, style="progress.percentage"),
                 Left(),
-                TextColumn("{task.fields[note]}", markup=False, style="dim"),
+                TextColumn("{task.fields[note]}", markup=False, style="dim", table_column=_one_line(Column, None)),
                 console=self.console,
                 transient=True,
                 refresh_per_second=8,

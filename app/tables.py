@@ -9,7 +9,15 @@ from typing import Any
 
 from .progress import clean, human_time
 
-__all__ = ["dry_run_views", "explain_table", "export_table", "human_bytes", "solvers_table"]
+__all__ = [
+    "agreement_table",
+    "dry_run_views",
+    "explain_table",
+    "export_table",
+    "human_bytes",
+    "solvers_table",
+    "validation_table",
+]
 
 
 def human_bytes(number: float) -> str:
@@ -98,6 +106,30 @@ def explain_table(plan: Any) -> Any:
 
 def _stage(value: Any) -> str:
     return "-" if value is None else f"{int(value) + 1}" if isinstance(value, int) else clean(str(value))
+
+
+def validation_table(relations: Any) -> Any:
+    """How well each measure ranked the transfer measured by short trainings, the best first."""
+    from rich.text import Text
+
+    table = _table(("measure", "left"), ("rank correlation", "right"), ("95 % interval", "right"))
+    found = relations.validation["measures"]
+    for name, row in sorted(found.items(), key=lambda item: -abs(float(item[1]["rho"] or 0.0))):
+        low, high = row.get("low"), row.get("high")
+        interval = "-" if low is None or high is None else f"{float(low):.2f} to {float(high):.2f}"
+        table.add_row(Text(clean(name)), _number(row["rho"], 2), interval)
+    return table
+
+
+def agreement_table(relations: Any) -> Any:
+    """Measures of the task with the agreement of their two halves; those that disagree with themselves are flagged."""
+    from rich.text import Text
+
+    table = _table(("affinity measure", "left"), ("halves agree", "right"), ("usable", "left"))
+    for name, row in sorted(relations.agreement.items()):
+        verdict = Text("yes") if row["usable"] else Text("no", style="red")
+        table.add_row(Text(clean(name)), _number(row["split_half"], 2), verdict)
+    return table
 
 
 def dry_run_views(dry: Any) -> list[Any]:

@@ -165,6 +165,23 @@ def test_the_python_api_refuses_politely(flow: Path, tmp_path: Path) -> None:
         kinfold.measure(3)  # type: ignore[arg-type]
 
 
+def test_affinity_shows_whether_it_agrees_with_itself(tmp_path: Path, toy_labelled: Path) -> None:
+    words = (
+        "measure",
+        str(toy_labelled),
+        "-o",
+        str(tmp_path / "r"),
+        "--measures",
+        "js,synergy,class_mean_cosine",
+        *QUICK,
+    )
+    shown = run(*words)
+    relations = Relations.load(tmp_path / "r")
+    agreement = relations.agreement["class_mean_cosine"]
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("class_mean_cosine")]
+    assert line.split()[1:] == [f"{agreement['split_half']:.2f}", "yes" if agreement["usable"] else "no"]
+
+
 def test_names_in_tables_are_text() -> None:
     from io import StringIO
 
