@@ -48,7 +48,7 @@ def base_model(folder: Path, corpora: Corpora, hidden: int, layers: int, vocabul
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [text for domain in corpora.planned for text in domain.texts("train", limit=300)]
+    texts = [text for domain in corpora.planned[:8] for text in domain.texts("train", limit=300)]
     tokenizer.train_from_iterator(texts, trainer)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", mask_token="<mask>"
@@ -228,6 +228,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = base_model(Path(scratch) / "base", corpora, options.hidden, options.layers, options.vocabulary)
         plain = TrainSettings(
+            task="lm",
             adapters="shared",
             lora=LoraSpec(rank=options.rank, alpha=2 * options.rank),
             documents=options.documents,
@@ -304,7 +305,7 @@ def main() -> None:
                     pairs = [a / b for a, b in zip(speed[name], speed.get(peer, []), strict=False)]
                     ratios.append(f"{statistics.median(pairs):.2f}" if pairs else "-")
                 print(f"{name:40s} {value:10.0f} {ratios[0]:>14s} {ratios[1]:>16s}")
-            record["tokens_per_cpu_second"] = {name: values for name, values in speed.items()}
+            record["tokens_per_cpu_second"] = dict(speed)
     RECORDS.parent.mkdir(exist_ok=True)
     history = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
     write_json(RECORDS, [*history, record])

@@ -80,7 +80,8 @@ def write_card(out: Path, manifest: Mapping[str, Any], evaluation: Mapping[str, 
         "",
         f"LoRA rank {lora['rank']}, alpha {lora['alpha']}, adapters: {settings['adapters']}; "
         f"learning rate {settings['lr']}, {settings['schedule']} schedule; "
-        f"weights: denoising {settings['ssl_weight']}, alignment {settings['align_weight']}, KL {settings['kl_weight']}; seed {manifest['seed']}. "
+        f"weights: denoising {settings['ssl_weight']}, alignment {settings['align_weight']}, "
+        f"KL {settings['kl_weight']}; seed {manifest['seed']}. "
         "Everything else is in `config.yaml`, `plan.json` and `environment.json`.",
         "",
         "The texts and the base model may restrict how these adapters can be used; Kinfold adds no restriction.",

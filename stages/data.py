@@ -337,7 +337,8 @@ class Encoder:
         if getattr(self.base.tokenizer, "is_fast", False):
             encoded = self.base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             tokens = encoded["input_ids"]
-            pays = [any(a <= start < b for a, b in spans) for start, _ in encoded["offset_mapping"]]
+            # A token that begins with the template's last space and goes on into the answer is part of the answer.
+            pays = [any(a < end and start < b for a, b in spans) for start, end in encoded["offset_mapping"]]
             return tokens, pays
         tokens, pays, position = [], [], 0
         for start, end in [*spans, (len(text), len(text))]:

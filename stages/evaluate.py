@@ -62,6 +62,7 @@ class Evaluator:
         self.seed, self.out, self.progress = seed, out, progress
         self.split = split or settings.evaluate_split
         self.folder = out / "evaluation"
+        self.encoder, self.corpora = encoder, corpora
         self.max_length = encoder.max_length
         limit = settings.eval_documents
         self.stores = {name: encoder.store(corpora[name], self.split, limit=limit) for name in self.domains}
@@ -99,6 +100,19 @@ class Evaluator:
             for i, name in enumerate(self.domains)
         }
 
+    def _answers(self, bank: LoraBank | None, name: str) -> dict[str, NDArray[Any]]:
+        from .generation import answers
+
+        with served(bank, name):
+            return answers(
+                self.base,
+                self.encoder,
+                self.corpora[name],
+                self.split,
+                limit=self.settings.eval_generate,
+                new_tokens=self.settings.eval_new_tokens,
+            )
+
     def measure(self, stage: int | None, *, again: bool = False) -> None:
         """Score every domain on the backbone after `stage` (None: the base model), and keep it."""
         path = self._path(stage)
@@ -118,6 +132,8 @@ class Evaluator:
                     if self.general is not None and (last or (stage is None and i == 0)):
                         general = self._score(self.general, bank, name)
                         arrays |= {f"general.{i}.{key}": value for key, value in general.arrays().items()}
+                    if self.settings.eval_generate and self.base.task == "lm" and (last or stage is None):
+                        arrays |= {f"answers.{i}.{key}": value for key, value in self._answers(bank, name).items()}
                     task.advance()
             if last or stage is None:
                 arrays |= self._features(bank)
@@ -153,6 +169,12 @@ class Evaluator:
             final = self._scores(after[-1], str(i))
             for key, scores in (("before", first), ("snapshot", snapshot), ("final", final)):
                 tables[key][name] = summary(scores, draws=draws, seed=seed)
+            for key, arrays in (("before", before), ("final", after[-1])):
+                start = f"answers.{i}."
+                judged = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+                tables[key][name] |= {metric: float(values.mean()) for metric, values in judged.items()}
+                if judged:
+                    tables[key][name]["answers"] = len(next(iter(judged.values())))
             tables["change"][name] = {
                 "snapshot": paired_change(first, snapshot, draws=draws, seed=seed),
                 "final": paired_change(first, final, draws=draws, seed=seed),
@@ -160,7 +182,7 @@ class Evaluator:
         after_stage = [
             {name: self._scores(arrays, str(i)).mean for i, name in enumerate(self.domains)} for arrays in after
         ]
-        start = {name: tables["before"][name]["loss"] for name in self.domains}
+        first_loss = {name: tables["before"][name]["loss"] for name in self.domains}
         evaluation: dict[str, Any] = {
             "version": EVALUATION_VERSION,
             "split": self.split,
@@ -170,7 +192,7 @@ class Evaluator:
             "stages": [list(stage) for stage in self.stages],
             **tables,
             "after_stage": after_stage,
-            "forgetting": transfers(start, after_stage, own_stage, self.domains),
+            "forgetting": transfers(first_loss, after_stage, own_stage, self.domains),
             "general": self._general(before, after[-1], draws, seed),
             "alignment": self._alignment(before, after[-1]),
             "h_score": self._h_score(before, after[-1]),

@@ -269,7 +269,7 @@ def test_only_what_the_assistant_says_is_paid_for(session: Session, tmp_path: Pa
     )
     corpora = load_corpora(write(tmp_path / "c", [chat]))
     made = Encoder(session.base, replace(BASE, max_length=128)).store(corpora["one"], "train")
-    assert session.base.tokenizer.decode(made.tokens[made.pays]) == "new rope.<eos>two small.<eos>"
+    assert session.base.tokenizer.decode(made.tokens[made.pays]) == "new rope.<eos> two small.<eos>"
     bare = session.base.tokenizer.chat_template
     session.base.tokenizer.chat_template = None
     try:
