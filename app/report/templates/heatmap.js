@@ -69,6 +69,8 @@ function heatmap(host, spec) {
     overlay.setAttribute("width", width + 4); overlay.setAttribute("height", height + 4);
     overlay.style.cssText = `position:absolute;left:-2px;top:${top - 2}px;pointer-events:none;overflow:visible`;
     hit.style.top = `${top}px`; hit.style.width = `${width}px`; hit.style.height = `${height}px`;
+    /* A finger that drags scrolls a heatmap too wide for the screen; where it fits, dragging reads cells. */
+    hit.style.touchAction = width > room ? "pan-x pan-y" : "pan-y";
     canvas.width = width * ratio; canvas.height = height * ratio; canvas.style.width = `${width}px`; canvas.style.height = `${height}px`;
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);

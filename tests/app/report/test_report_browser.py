@@ -214,6 +214,29 @@ def test_the_keyboard_reaches_cells_curves_and_points(browser, page) -> None:
     assert nameless == 0
 
 
+def test_a_finger_reads_and_scrolls_a_wide_heatmap_on_a_phone(browser, synthetic_run) -> None:
+    browser.open(write_report(synthetic_run(60)), width=390, height=800, touch=True)
+    figure = f"document.querySelector('{RELATIONS}')"
+    scroller = f"{figure}.querySelector('.hm-scroll')"
+    inner, outer = browser.js(f"[{scroller}.scrollWidth, {scroller}.clientWidth]")
+    assert inner > outer + 100
+    assert browser.js(f"getComputedStyle({figure}.querySelector('.hm-hit')).touchAction") == "pan-x pan-y"
+    browser.js(f"{figure}.querySelector('.hm-hit').scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    settle(browser)
+    x, y = browser.js(f"(() => {{ const b = {scroller}.getBoundingClientRect(); return [b.x + 100, b.y + 250]; }})()")
+    browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+        browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    settle(browser)
+    assert browser.js("getComputedStyle(document.querySelector('.tip')).visibility") == "visible"
+    tip = browser.js(
+        "(() => { const b = document.querySelector('.tip').getBoundingClientRect(); return [b.left, b.right]; })()"
+    )
+    assert tip[0] >= 0
+    assert tip[1] <= 390
+    browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
+
+
 def test_tables_sort_and_unfold(browser, synthetic_run) -> None:
     browser.open(write_report(synthetic_run(60)))
     visible = "[...document.querySelectorAll('#before-after tbody tr')].filter((r) => !r.hidden).length"
