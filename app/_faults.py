@@ -177,6 +177,8 @@ def _sentence(error: Mapping[str, Any], path: KeyPath, data: Any, root: type) ->
         if text.startswith(f"{path[-1]}."):  # a nested section that does not know what it is part of
             return f"{dotted(path[:-1])}.{text}"
         return f"{dotted(path)}: {text}"
+    if not path:
+        return f"the configuration cannot be read: {error['msg']}."
     value = _value_at(data, path)
     shown = _shown(value)
     kind = type_at(root, path)

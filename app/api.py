@@ -13,13 +13,22 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .._files import write_text
 from .._progress import SILENT, Progress
-from ..errors import ConfigError, InputTypeError, RelationsError, RunError
+from ..errors import RunError
+from ._given import (
+    PathLike,
+    find_relations,
+    given_corpora,
+    given_plan,
+    given_relations,
+    given_run,
+    given_settings,
+    plan_of,
+)
 
 if TYPE_CHECKING:
     from ..corpora import Corpora
@@ -30,9 +39,6 @@ if TYPE_CHECKING:
     from .config import KinfoldConfig
 
 __all__ = ["compare", "evaluate", "find_relations", "load_corpora", "measure", "plan", "report", "train"]
-
-PathLike = str | os.PathLike[str]
-S = TypeVar("S")
 
 
 def load_corpora(
@@ -107,8 +113,8 @@ def measure(
     given = dataclasses.asdict(settings) if isinstance(settings, MeasureSettings) else dict(settings or {})
     if model is not None and {**given, **overrides}.get("model") is None and needs_model({**given, **overrides}):
         overrides["model"] = os.fspath(model)
-    resolved = _settings(MeasureSettings, settings, overrides, "measure")
-    opened = _corpora(corpora)
+    resolved = given_settings(MeasureSettings, settings, overrides, "measure")
+    opened = given_corpora(corpora)
     require_domains(opened)
     relations = run(
         opened,
@@ -154,8 +160,8 @@ def plan(
     from ..partition import PlanSettings, make_plan
 
     made = make_plan(
-        _relations(relations),
-        settings=_settings(PlanSettings, settings, overrides, "plan"),
+        given_relations(relations),
+        settings=given_settings(PlanSettings, settings, overrides, "plan"),
         seed=seed,
         progress=progress,
     )
@@ -212,24 +218,23 @@ def train(
     **overrides
         Single fields of the settings, such as `lr=1e-4`.
     """
-    from ..partition import Plan
     from ..stages import TrainSettings
     from ..stages import train as run
     from .config import absolute, dump_yaml
 
-    if relations is None and not isinstance(plan, Plan):
+    if relations is None and isinstance(plan, (str, os.PathLike)):
         relations = find_relations(plan)
-    made = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
-    known = None if relations is None else _relations(relations)
+    made = given_plan(plan)
+    known = None if relations is None else given_relations(relations)
     out = Path(out)
     ours = not (out / "run.json").exists()
     try:
         result = run(
             made,
-            _corpora(corpora),
+            given_corpora(corpora),
             model=os.fspath(model),
             out=out,
-            settings=_settings(TrainSettings, settings, overrides, "train"),
+            settings=given_settings(TrainSettings, settings, overrides, "train"),
             seed=seed,
             resume=resume,
             dry_run=dry_run,
@@ -272,7 +277,9 @@ def evaluate(
     """
     from ..stages import evaluate_run
 
-    result: dict[str, Any] = evaluate_run(_run(run), _corpora(corpora), split=split, progress=progress, **options)
+    result: dict[str, Any] = evaluate_run(
+        given_run(run), given_corpora(corpora), split=split, progress=progress, **options
+    )
     return result
 
 
@@ -308,18 +315,17 @@ def compare(
         Handed on: `train`, `plan_settings` and `measure_settings`, the settings of the other rooms; single fields of
         the settings such as `methods=("joint", "random")`.
     """
-    from ..partition import Plan
     from .compare import CompareSettings
     from .compare import compare as run
 
     rooms = {name: options.pop(name) for name in ("train", "plan_settings", "measure_settings") if name in options}
     return run(
-        _corpora(corpora),
+        given_corpora(corpora),
         model=os.fspath(model),
         out=Path(out),
-        relations=None if relations is None else _relations(relations),
-        plan=plan if plan is None or isinstance(plan, Plan) else Plan.load(Path(plan)),
-        settings=_settings(CompareSettings, settings, options, "compare"),
+        relations=None if relations is None else given_relations(relations),
+        plan=None if plan is None else given_plan(plan),
+        settings=given_settings(CompareSettings, settings, options, "compare"),
         seed=seed,
         progress=progress,
         **rooms,
@@ -355,7 +361,7 @@ def report(
     from .report import write_figures, write_plan_report, write_report
 
     if isinstance(run, Run) or (Path(run) / "run.json").exists():
-        opened = _run(run)
+        opened = given_run(run)
         page = write_report(opened, None if out is None else Path(out))
         if figures is not None:
             write_figures(opened, Path(figures))
@@ -363,96 +369,9 @@ def report(
     folder = Path(os.fspath(run))
     if not (folder / "relations.json").exists():
         raise RunError(f"{folder}: holds neither a run (run.json) nor relations (relations.json); check the path.")
-    relations = _relations(folder)
-    made = _plan_for(relations, folder, plan)
+    relations = given_relations(folder)
+    made = plan_of(relations, folder, plan)
     page = write_plan_report(relations, made, folder / "report.html" if out is None else Path(out))
     if figures is not None:
         write_figures(None, Path(figures), relations=relations, plan=made)
     return Path(page)
-
-
-def find_relations(plan: PathLike) -> Path | None:
-    """The folder of the relations that the plan at `plan` was made from, if it lies beside it.
-
-    Searched are the plan's folder, `relations` in it, and its other direct sub-folders; a folder counts only when
-    the relations' digest is the one that the plan carries.
-    """
-    from ..metrics import Relations
-    from ..partition import Plan
-
-    path = Path(plan)
-    wanted = Plan.load(path).fingerprints.get("relations")
-    if wanted is None:
-        return None
-    here = path.absolute().parent
-    found = [here, here / "relations", *(item.parent for item in sorted(here.glob("*/relations.json")))]
-    for folder in dict.fromkeys(found):
-        if (folder / "relations.json").exists():
-            try:
-                if Relations.load(folder).digest == wanted:
-                    return folder
-            except RelationsError:
-                continue  # a damaged neighbour is not the plan's
-    return None
-
-
-def _plan_for(relations: Relations, folder: Path, plan: Plan | PathLike | None) -> Plan | None:
-    from ..partition import Plan
-
-    if isinstance(plan, Plan):
-        return plan
-    if plan is not None:
-        return Plan.load(Path(plan))
-    for path in (folder / "plan.json", folder.absolute().parent / "plan.json"):
-        if path.exists():
-            made = Plan.load(path)
-            if made.fingerprints.get("relations") == relations.digest:
-                return made
-    return None
-
-
-def _corpora(value: Any) -> Corpora:
-    from ..corpora import Corpora
-
-    if isinstance(value, Corpora):
-        return value
-    if isinstance(value, (str, os.PathLike, Mapping)):
-        return load_corpora(value)
-    raise InputTypeError(f"corpora={value!r}: must be what load_corpora returns, a path or a mapping.")
-
-
-def _relations(value: Any) -> Relations:
-    from ..metrics import Relations
-
-    if isinstance(value, Relations):
-        return value
-    if isinstance(value, (str, os.PathLike)):
-        return Relations.load(Path(value))
-    raise InputTypeError(f"relations={value!r}: must be what measure returns, or the folder it wrote.")
-
-
-def _run(value: Any) -> Run:
-    from ..stages import Run
-
-    if isinstance(value, Run):
-        return value
-    if isinstance(value, (str, os.PathLike)):
-        return Run.load(Path(value))
-    raise InputTypeError(f"run={value!r}: must be what train returns, or its folder.")
-
-
-def _settings(kind: type[S], given: S | Mapping[str, Any] | None, overrides: Mapping[str, Any], section: str) -> S:
-    """`kind` from what was given; single fields given by name win."""
-    if given is not None and not isinstance(given, (kind, Mapping)):
-        raise InputTypeError(f"settings={given!r}: must be {kind.__name__} or a mapping of its fields.")
-    values = dict(given) if isinstance(given, Mapping) else {}
-    values.update(overrides)
-    names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for name in values:
-        if name not in names:
-            close = get_close_matches(name, names, n=1)
-            remedy = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}."
-            raise ConfigError(f"{section}.{name} is not a setting; {remedy}")
-    if isinstance(given, kind):
-        return dataclasses.replace(given, **values) if values else given  # type: ignore[type-var]
-    return kind(**values)

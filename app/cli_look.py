@@ -44,6 +44,8 @@ def register_demo(app: typer.Typer) -> None:
         config = common.resolve({}).config
         from .demo import DemoSettings, run_demo
 
+        common.session.resume = common.session.same_command
+
         result = run_demo(
             out,
             seed=config.seed,

@@ -23,7 +23,8 @@ from ..metrics.settings import MeasureSettings
 from ..partition.settings import PlanSettings
 from ..stages.settings import TrainSettings
 from ._faults import Fault, all_paths, dotted, faults_of, hints, members, raise_faults, real_path, type_at
-from ._yaml import Document, KeyPath, parse_yaml, read_yaml
+from ._merge import Lines, clear, expand, merge, nest, parse_set, relative
+from ._yaml import KeyPath, read_yaml
 from .compare.settings import CompareSettings
 
 __all__ = [
@@ -141,19 +142,19 @@ def resolve(file: Path | None = None, flags: Sequence[Flag] = (), sets: Sequence
     if file is not None:
         document = read_yaml(file)
         faults += [f"{file}, line {line}: {sentence}" for line, sentence in document.faults]
-        value = _expand(document.value)
+        value = expand(document.value)
         if value is None:
             value = {}
         if not isinstance(value, dict):
             raise ConfigError(f"{file}: the top level must be a mapping of settings; `kinfold init` shows one.")
-        _relative(value, file.parent)
-        _merge(data, value, (), origins, _Lines(str(file), document))
+        relative(value, file.parent)
+        merge(data, value, (), origins, Lines(str(file), document))
     for flag in flags:
-        _merge(data, _nest(flag.path, flag.value), (), origins, flag.name)
+        merge(data, nest(flag.path, flag.value), (), origins, flag.name)
     for text in sets:
-        path, value = _parse_set(text)
-        _clear(data, path)
-        _merge(data, _nest(path, value), (), origins, f"--set {'.'.join(path)}")
+        path, value = parse_set(text)
+        clear(data, path)
+        merge(data, nest(path, value), (), origins, f"--set {'.'.join(path)}")
     config, found = _validate(data)
     faults += [_placed(fault, origins) for fault in found]
     if config is not None and not faults:
@@ -243,88 +244,6 @@ def dump_yaml(value: Any) -> str:
     return str(yaml.dump(plain(value), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
 
 
-class _Lines:
-    """The origin of values in a file: looked up per path."""
-
-    def __init__(self, name: str, document: Document) -> None:
-        self.name, self.document = name, document
-
-    def at(self, path: KeyPath) -> str:
-        line = self.document.line(path)
-        return self.name if line is None else f"{self.name}, line {line}"
-
-
-def _expand(value: Any) -> Any:
-    """Accept `corpora: folder` for `corpora: {path: folder}`."""
-    if isinstance(value, dict) and isinstance(value.get("corpora"), str):
-        return {**value, "corpora": {"path": value["corpora"]}}
-    return value
-
-
-def _relative(value: dict[str, Any], folder: Path) -> None:
-    """Make the paths of a file relative to the file. A hub id stays as it is unless such a folder exists."""
-    corpora = value.get("corpora")
-    if isinstance(corpora, dict):
-        if isinstance(corpora.get("path"), str):
-            corpora["path"] = str(folder / Path(corpora["path"]).expanduser())
-        domains = corpora.get("domains")
-        if isinstance(domains, dict):
-            for name, entry in domains.items():
-                if isinstance(entry, str):
-                    domains[name] = str(folder / Path(entry).expanduser())
-                elif isinstance(entry, dict) and isinstance(entry.get("path"), str):
-                    entry["path"] = str(folder / Path(entry["path"]).expanduser())
-    for key in ("model", "tokenizer"):
-        if isinstance(value.get(key), str) and value[key] and (folder / Path(value[key]).expanduser()).exists():
-            value[key] = str(folder / Path(value[key]).expanduser())
-
-
-def _nest(path: Sequence[str], value: Any) -> dict[str, Any]:
-    for part in reversed(path):
-        value = {part: value}
-    return dict(value)
-
-
-def _merge(
-    into: dict[str, Any], value: Mapping[str, Any], path: KeyPath, origins: dict[KeyPath, str], origin: str | _Lines
-) -> None:
-    """Lay `value` over `into`; mappings merge key by key, everything else replaces."""
-    for key, item in value.items():
-        here = (*path, key)
-        origins[here] = origin if isinstance(origin, str) else origin.at(here)
-        if isinstance(item, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], item, here, origins, origin)
-        elif isinstance(item, dict):
-            into[key] = {}
-            _merge(into[key], item, here, origins, origin)
-        else:
-            into[key] = item
-            if isinstance(item, list) and isinstance(origin, _Lines):
-                for index in range(len(item)):
-                    origins[(*here, index)] = origin.at((*here, index))
-
-
-def _parse_set(text: str) -> tuple[tuple[str, ...], Any]:
-    key, equals, written = text.partition("=")
-    path = tuple(part.strip() for part in key.split("."))
-    if not equals or not all(path):
-        raise ConfigError(f"--set {text}: must look like section.key=value, for example --set plan.lam=0.5.")
-    document = parse_yaml(written, f"--set {key}")
-    if document.faults:
-        raise ConfigError(f"--set {key}: {document.faults[0][1]}")
-    return path, document.value
-
-
-def _clear(data: dict[str, Any], path: Sequence[str]) -> None:
-    """--set replaces a whole value: a mapping given there is not merged with one from the file."""
-    for part in path[:-1]:
-        below = data.get(part)
-        if not isinstance(below, dict):
-            return
-        data = below
-    data.pop(path[-1], None)
-
-
 def _validate(data: dict[str, Any]) -> tuple[KinfoldConfig | None, list[Fault]]:
     """The configuration, or every fault in it.
 
@@ -341,7 +260,9 @@ def _validate(data: dict[str, Any]) -> tuple[KinfoldConfig | None, list[Fault]]:
             return (None, found) if found else (config, [])
         if _none_words(errors, rest):
             continue
-        fresh = faults_of(errors, rest, KinfoldConfig)
+        fresh = [fault for fault in faults_of(errors, rest, KinfoldConfig) if fault not in found]
+        if not fresh:
+            break
         found += fresh
         rest = copy.deepcopy(rest)
         for fault in fresh:

@@ -102,6 +102,11 @@ def test_every_fault_is_named_once_with_its_place(tmp_path: Path) -> None:
         ("corpora: {path: a, domains: {b: c}}", "keep one of them"),
         ("measure: {embedder: model}", "measure.model"),
         ("train: {max_steps: many}", "a whole number or null"),
+        ("train: {lr: .nan}", "train.lr"),
+        ("plan: {lam: .inf}", "plan.lam"),
+        ('model: "\\ud800"', "cannot be read"),
+        ("plan: {pin: {a: 1.5}}", "plan.pin.a=1.5: must be a whole number"),
+        ("train: {lora: 3}", "train.lora=3: must be a mapping of settings"),
     ],
 )
 def test_one_fault_one_sentence(tmp_path: Path, text: str, what: str) -> None:
