@@ -30,6 +30,7 @@ def anneal(
     moves: int,
     seed: int,
     acceptance: Any,
+    stop: Any,
 ) -> float:
     """Anneal `labels` in place, keep the best partition seen in `best` and return its value.
 
@@ -43,6 +44,7 @@ def anneal(
     hot, cold : first and last temperature, in units of the gain
     moves : proposals; seed : of the generator in the kernel
     acceptance : float64 (1,), output: the share of proposals made
+    stop : int64 (1,), set to 1 from another thread when the time is up; read every few thousand proposals
     """
     n = gain.shape[0]
     m = upper.shape[1]
@@ -99,6 +101,8 @@ def anneal(
     for step in range(moves):
         if step % every == 0 and step > 0:
             temperature *= ratio
+        if step & 8191 == 8191 and stop[0] != 0:
+            break
         state += np.uint64(0x9E3779B97F4A7C15)
         word = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +78,7 @@ def search(
     read at all: the number of moves follows from `seconds` alone.
     """
     pool = Pool() if pool is None else pool
+    _warm_up()
     deadline = np.inf if deterministic else time.monotonic() + seconds
     rng = generator(seed, "heuristic", "start")
     if start is None:
@@ -91,6 +94,10 @@ def search(
     spent = 0.0
     schedule = _Schedule(core)
     round_number = 0
+    timer = threading.Timer(max(0.0, seconds), schedule.ring)
+    timer.daemon = True
+    if not deterministic:
+        timer.start()
     with ThreadPoolExecutor(max_workers=max(1, workers)) as threads:
         # The first round always runs: importing or compiling the kernel may have used up a short limit.
         while round_number == 0 or (
@@ -112,7 +119,22 @@ def search(
             round_number += 1
             if enough(pool.values[0]):
                 break
+    timer.cancel()
     return pool
+
+
+@cache
+def _warm_up() -> None:
+    """Compile or load the kernel before the clock starts: once a process, and compiled once a machine."""
+    if not have_compiler():
+        return
+    one = np.zeros((1, 1))
+    none = np.zeros((0, 1), dtype=np.int64)
+    label = np.zeros(1, dtype=np.int64)
+    masks = np.zeros((1, 1), dtype=np.uint8)
+    compiled(anneal)(
+        one, none, none, none, masks, False, False, 0.0, 1, label, label.copy(), 1.0, 1.0, 1, 0, np.zeros(1), label.copy()
+    )
 
 
 class _Schedule:
@@ -124,6 +146,12 @@ class _Schedule:
         top = float(np.maximum(upper, 0).max(initial=0.0)) or float(np.abs(upper).max(initial=1.0)) or 1.0
         self.unit = float(np.sqrt(np.mean(np.minimum(np.abs(upper), top) ** 2))) or 1.0
         self.n = core.n
+        self.bounded = len(core.sizes) > 0
+        self.stop = np.zeros(1, dtype=np.int64)
+
+    def ring(self) -> None:
+        """Tell the kernels that the time is up."""
+        self.stop[0] = 1
 
     def accept(self, seed: int) -> float:
         """Share of proposals accepted at the hot end: varied, so that some rounds refine and others start afresh."""
@@ -143,7 +171,9 @@ class _Schedule:
         whole = np.arange(core.n)
         rng = generator(seed, "contract")
         first = pool.labels[int(rng.integers(min(4, len(pool.labels))))]
-        if (number + worker) % 3 != 1 or len(pool.labels) < 3:
+        # Without budgets, what two good partitions agree on is mostly right; with them it is less so.
+        alone = (number + worker) % 4 != 1 if self.bounded else (number + worker) % 3 == 0
+        if alone or len(pool.labels) < 3:
             return core, whole, first
         picks = rng.choice(min(_ELITE, len(pool.labels)), size=2, replace=False)
         joint = canonical(pool.labels[picks[0]] * (core.n + 1) + pool.labels[picks[1]])
@@ -194,7 +224,9 @@ def _compiled_round(
     sizes = np.ascontiguousarray(core.sizes)
     upper, lower = np.ascontiguousarray(upper), np.ascontiguousarray(lower)
     conflict = core.conflict.astype(np.uint8)
-    bounded, masked = len(core.sizes) > 0, bool(core.conflict.any())
+    masked = bool(core.conflict.any())
+    # Where a budget or a mask can block a move, two items may still trade places.
+    bounded = len(core.sizes) > 0 or masked
     acceptance = np.zeros(1)
 
     def run(begin: NDArray[np.int64], hot: float, cold: float, steps: int, stream: int) -> NDArray[np.int64]:
@@ -216,6 +248,7 @@ def _compiled_round(
             steps,
             stream % (2**62),
             acceptance,
+            schedule.stop,
         )
         return best
 

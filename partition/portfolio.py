@@ -59,7 +59,7 @@ def _first_share(run: Run) -> float:
     wanted = 0.2 + 1e-4 * n * n
     share = 0.25 if n <= COLUMN_LIMIT else 0.8
     if n <= 24:
-        wanted = 0.1
+        wanted = 0.02 if n <= 12 else 0.1
     return min(wanted if n <= COLUMN_LIMIT else np.inf, share * run.left())
 
 
@@ -146,5 +146,6 @@ def _clique(run: Run, seconds: float) -> None:
         run.offer(labels)
     run.lower(bound)
     if status == "optimal":
+        # Proved up to the rounding of its coefficients, which the answer reports.
         run.tolerance = max(run.tolerance, run.core.unscale(error))
     run.steps.append("clique CP-SAT")

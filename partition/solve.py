@@ -187,7 +187,8 @@ class Run:
 
     def proved(self) -> bool:
         """Whether the bound leaves no room for a better whole-number objective."""
-        return self.labels is not None and self.bound < self.value + 1
+        slack = self.tolerance * self.core.scale if self.tolerance > self.core.error else 0.0
+        return self.labels is not None and self.bound < self.value + 1 + slack
 
     def solve(self, method: str, start: NDArray[np.int64] | None) -> None:
         """Run the portfolio."""
