@@ -218,8 +218,12 @@ def _show_run(common: Common, run: Any) -> None:
     evaluation = run.evaluation
     if common.session.for_people:
         from .report.terminal import outcome_table
+        from .tables import accuracy_table
 
         common.session.show(outcome_table(evaluation))
+        accuracy = accuracy_table(evaluation)
+        if accuracy is not None:
+            common.session.show("", accuracy)
     common.session.answer(
         {
             "run": str(run.path),

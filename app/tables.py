@@ -5,11 +5,13 @@ They fit 80 columns, and show every name as text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .progress import clean, human_time
 
 __all__ = [
+    "accuracy_table",
     "agreement_table",
     "dry_run_views",
     "explain_table",
@@ -106,6 +108,28 @@ def explain_table(plan: Any) -> Any:
 
 def _stage(value: Any) -> str:
     return "-" if value is None else f"{int(value) + 1}" if isinstance(value, int) else clean(str(value))
+
+
+def accuracy_table(evaluation: Mapping[str, Any]) -> Any | None:
+    """Accuracy per domain before and after, with the paired interval of the change; None where nothing was classified."""
+    from rich.text import Text
+
+    if not any("accuracy" in row for row in evaluation["final"].values()):
+        return None
+    table = _table(
+        ("accuracy", "left"), ("before", "right"), ("after", "right"), ("change", "right"), ("95 % interval", "right")
+    )
+    for name in evaluation["domains"]:
+        change = evaluation["change"][name]["final"]
+        low, high = change.get("accuracy_low"), change.get("accuracy_high")
+        table.add_row(
+            Text(clean(name)),
+            f"{evaluation['before'][name]['accuracy']:.1%}",
+            f"{evaluation['final'][name]['accuracy']:.1%}",
+            f"{100 * change['accuracy']:+.1f}",
+            "-" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}",
+        )
+    return table
 
 
 def validation_table(relations: Any) -> Any:

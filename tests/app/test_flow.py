@@ -10,7 +10,7 @@ import kinfold
 import pytest
 from kinfold.app.cli import app
 from kinfold.app.config import resolve
-from kinfold.app.tables import dry_run_views, explain_table, solvers_table
+from kinfold.app.tables import accuracy_table, dry_run_views, explain_table, solvers_table
 from kinfold.errors import ConfigError, InputTypeError, RunError
 from kinfold.metrics import Relations
 from kinfold.partition import Plan
@@ -180,6 +180,22 @@ def test_affinity_shows_whether_it_agrees_with_itself(tmp_path: Path, toy_labell
     agreement = relations.agreement["class_mean_cosine"]
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("class_mean_cosine")]
     assert line.split()[1:] == [f"{agreement['split_half']:.2f}", "yes" if agreement["usable"] else "no"]
+
+
+def test_accuracy_is_shown_where_labels_are_learnt() -> None:
+    from rich.console import Console
+
+    part = {"accuracy": 0.25, "loss": 1.0}
+    change = {"mean": -0.1, "accuracy": 0.5, "accuracy_low": -0.1, "accuracy_high": 0.9}
+    evaluation = {
+        "domains": ["[b]a"], "before": {"[b]a": part}, "final": {"[b]a": {**part, "accuracy": 0.75}},
+        "change": {"[b]a": {"final": change}},
+    }  # fmt: skip
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as captured:
+        console.print(accuracy_table(evaluation))
+    assert captured.get().splitlines()[1].split() == ["[b]a", "25.0%", "75.0%", "+50.0", "-10.0", "to", "+90.0"]
+    assert accuracy_table({"final": {"a": {"loss": 1.0}}}) is None
 
 
 def test_names_in_tables_are_text() -> None:
