@@ -331,14 +331,11 @@ def bench_losses(args: argparse.Namespace) -> dict[str, Any]:
         f"{'naive s':>8} {'fused s':>8} {'fused/naive':>12}"
     )
     for name, (plain, ours) in pairs.items():
-        for run in (plain, ours):
-            run()
-            hidden.grad = None
+        seconds = rounds({"naive": plain, "fused": ours}, max(2, args.repeats // 3), args.device)
         peaks = []
         for run in (plain, ours):
-            peaks.append(peak_of(run, args.device))
             hidden.grad = None
-        seconds = rounds({"naive": plain, "fused": ours}, max(2, args.repeats // 3), args.device)
+            peaks.append(peak_of(run, args.device))
         hidden.grad = None
         median = {key: statistics.median(values) for key, values in seconds.items()}
         share = ratio(seconds, "fused", "naive")
