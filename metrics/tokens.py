@@ -9,9 +9,10 @@ equal sample size:
 
 Two steps keep a small domain from blurring the others. cross and f are *means over several halvings*: a large domain
 gives other documents to each, and the noise of thinning averages out. And budgets form a *ladder*, H, 2H, 4H, ...: a
-pair is compared on the highest rung that both reach. (Under tenfold imbalance the rank correlation with the full data
-rose from .88–.97 with one halving on the lowest rung to .96–.99; `benchmarks/bench_metrics_quality.py`.) Overlaps and
-the plug-in value depend on the sample size, so all of their cells stay on the lowest rung.
+pair is compared on the highest rung that both reach. The correction shrinks distances a little more on low rungs, so
+pairs that stop at one are lifted to the next by the power that maps the other pairs' values there (0 stays 0, 1 stays
+1). `benchmarks/bench_metrics_quality.py` shows what this gains under tenfold imbalance. Overlaps and the plug-in value
+depend on the sample size, so all of their cells stay on the lowest rung.
 
 Bootstrap: documents are drawn anew within each half. A draw has fewer distinct documents than the half, which raises
 cross and floor alike, so draws are recentred, and their spread, which is that of one halving, is narrowed by as much as
@@ -45,6 +46,8 @@ _BOOTSTRAP_SECONDS = 240.0
 _FEWEST = 20
 _RESAMPLED = 4
 _MANY_DOMAINS = 60
+# Values nearer to 0 or 1 than this say nothing about the power between rungs.
+_CLEAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,20 @@ def _narrow(draws: NDArray[np.float64], halvings: NDArray[np.float64]) -> NDArra
     return np.asarray(draws * np.sqrt(np.maximum(1.0 - pooled * (1.0 - 1.0 / r), 1.0 / r)))
 
 
+def _lift(low: NDArray[np.float64], high: NDArray[np.float64]) -> float:
+    """Power that maps the same pairs' values on one rung to the next: the median of log high / log low; 1 for few."""
+    upper = np.triu_indices(len(low), 1)
+    x, y = low[upper], high[upper]
+    clear = (x > _CLEAR) & (y > _CLEAR) & (x < 1 - _CLEAR) & (y < 1 - _CLEAR)
+    if clear.sum() < 3:
+        return 1.0
+    return float(np.clip(np.median(np.log(y[clear]) / np.log(x[clear])), 0.7, 1.3))
+
+
+def _raise(values: NDArray[Any], power: float) -> NDArray[Any]:
+    return np.asarray(np.sign(values) * np.abs(values) ** power)
+
+
 def token_table(
     samples: Sequence[DomainSample],
     ladder: Sequence[tuple[int, Sequence[int]]],
@@ -304,7 +321,13 @@ def token_table(
                     size = len(part)
                     resampled[groups == group] = (part - part.mean(axis=0)) * np.sqrt(size / max(size - 1, 1))
             cells = np.ix_(reach, reach)
-            value["js"][cells] = _corrected(mean[0])
+            found = _corrected(mean[0])
+            if level:
+                # All pairs measured so far stopped at a lower rung, but for those measured anew here.
+                power = _lift(value["js"][cells], found)
+                value["js"] = _raise(value["js"], power)
+                draws["js"] = _raise(draws["js"], power).astype(np.float32)
+            value["js"][cells] = found
             noise[cells] = np.sqrt((own_noise[:, None] ** 2 + own_noise[None, :] ** 2) / 2)
             rung[cells] = budget
             targets = {"js": 3} if level else {"js": 3, "js_plugin": 0, "jaccard": 1, "ruzicka": 2}

@@ -263,6 +263,29 @@ def test_intervals_cover_at_their_level():
     assert np.mean(widths) / 2 == pytest.approx(1.96 * np.std(estimates), rel=0.35)
 
 
+def test_rungs_are_equated_by_a_power_that_keeps_both_ends():
+    low = np.array([[0, 0.2, 0.5], [0.2, 0, 0.9], [0.5, 0.9, 0]])
+    assert tokens._lift(low, low**0.8) == pytest.approx(0.8)
+    assert tokens._lift(low[:2, :2], low[:2, :2] ** 0.8) == 1.0  # one pair is not enough to tell
+    np.testing.assert_allclose(tokens._raise(np.array([-0.01, 0.0, 1.0]), 0.5), [-0.1, 0, 1])
+
+
+def test_a_small_domain_does_not_move_the_others():
+    """The pair of large domains reads the same, within its noise, whether a tiny third domain is there or not."""
+    p, q = _distributions()
+    rng = np.random.default_rng(6)
+    large = _pair(rng, p, q, documents=600)
+    import dataclasses
+
+    tiny = dataclasses.replace(_corpus(rng, q, 20, 100, 300.0), name="tiny")
+    alone = tokens.token_table(large, tokens.rungs(large, None)[0], bootstrap=0, seed=0)
+    ladder = tokens.rungs([*large, tiny], None)[0]
+    joined = tokens.token_table([*large, tiny], ladder, bootstrap=0, seed=0)
+    assert joined.rung[0, 1] > 8 * joined.rung[0, 2]
+    assert joined.js[0, 1] == pytest.approx(alone.js[0, 1], abs=0.006)
+    assert abs(joined.js[1, 2]) < 0.05 < joined.js[0, 2]
+
+
 def test_self_noise_bounds_what_a_domain_reads_against_itself():
     p, _ = _distributions()
     rng = np.random.default_rng(3)
