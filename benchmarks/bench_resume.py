@@ -111,7 +111,7 @@ def main() -> None:
                     finished = True
             found = digests(out)
             different += [name for name in {*found, *reference} if found.get(name) != reference.get(name)]
-            print(f"run {runs}: {'identical' if not different else different}", flush=True)
+            print(f"run {runs}: {different or 'identical'}", flush=True)
     print(f"{len(kills)} kills over {runs} runs: {'bit-identical' if not different else 'DIFFERENT'}")
     record = {
         "kills": len(kills),

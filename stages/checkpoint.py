@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "StepLog", "clean_leftovers", "disk_errors", "load_optimizer", "optimizer_tensors"]
 
 _TENSORS = "tensors.safetensors"
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.[a-z0-9]+)?")
 _STATE = "state.json"
 
 
@@ -126,7 +128,8 @@ def clean_leftovers(root: Path) -> None:
         return
     for folder in [root, *(f for f in root.rglob("*") if f.is_dir() and not f.name.startswith("."))]:
         for entry in list(folder.iterdir()) if folder.is_dir() else []:
-            if entry.name.startswith("."):
+            # What tempfile names, and nothing else: a user may keep a .git or .gitignore here.
+            if _TEMPORARY.fullmatch(entry.name):
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:

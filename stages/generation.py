@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,7 +76,7 @@ METRICS = {"exact_match": exact_match, "token_f1": token_f1, "rouge_l": rouge_l}
 def answers(
     base: Base, encoder: Encoder, domain: Domain, split: str, *, limit: int, new_tokens: int
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Greedy answers to the first `limit` prompts under the adapters in force, scored; empty where there is no prompt.
+    """Greedy answers to `limit` prompts under the adapters in force, scored; empty where there is no prompt.
 
     Returns
     -------
@@ -87,7 +86,9 @@ def answers(
     import torch
 
     pairs: list[tuple[str, str]] = []
-    for record in islice((r for r in domain.records(split) if r.kind in ("completion", "chat")), limit):
+    for record in domain.sample(limit, split):
+        if record.kind not in ("completion", "chat"):
+            continue
         reference = record.completion
         if record.messages is not None:
             last = record.messages[-1]

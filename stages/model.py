@@ -252,7 +252,7 @@ def load_base(
     path = _local(name)
     if path is not None:
         _check_folder(path)
-    name = str(path if path is not None else name)
+    name = str(path.resolve() if path is not None else name)
     trust = settings.trust_remote_code
     config = _load(transformers.AutoConfig, name, "configuration", trust_remote_code=trust)
     if getattr(config, "is_encoder_decoder", False):

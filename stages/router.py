@@ -151,11 +151,11 @@ def train_router(
     owners: dict[str, list[int]] = {"train": [], "held": []}
     held_split = "test"
     for label, name in enumerate(names):
-        found = list(corpora[name].texts("train", limit=documents))
-        held = list(corpora[name].texts("test", limit=documents))
+        found = [record.plain for record in corpora[name].sample(documents, "train")]
+        held = [record.plain for record in corpora[name].sample(documents, "test")]
         if not held:
             held_split = "validation"
-            held = list(corpora[name].texts("validation", limit=documents))
+            held = [record.plain for record in corpora[name].sample(documents, "validation")]
         if not found or not held:
             raise CorpusError(f"{name}: no text to train or measure the router on; give it train and test records.")
         for key, part in (("train", found), ("held", held)):

@@ -26,7 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "kl_direction": ("reverse", "forward"),
     "weighting": ("static", "uncertainty", "dwa", "famo"),
     "evaluate_split": ("train", "validation", "test"),
-    "attention": ("auto", "sdpa", "eager", "flash_attention_2"),
+    "attention": ("auto", "sdpa", "eager"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
 
@@ -119,7 +119,7 @@ class TrainSettings:
     threads: int | None = _f(None, "CPU threads; fix them for bit-identical results across machines")
     gradient_checkpointing: bool = _f(False, "recompute activations in the backward pass: less memory, more time")
     compile: bool = _f(False, "torch.compile the backbone")
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = _f("auto", "attention kernel of the base model")
+    attention: Literal["auto", "sdpa", "eager"] = _f("auto", "attention kernel of the base model")
     trust_remote_code: bool = _f(False, "run code that comes with a hub model; off unless you trust it")
 
     # Keeping

@@ -147,6 +147,8 @@ def _check_classification(settings: TrainSettings) -> None:
         raise ConfigError(
             "train.kl_weight: KL compares next-token distributions, which a classifier has none of; set it to 0."
         )
+    if settings.compile:
+        raise ConfigError("train.compile: only language models are compiled here; set it to false.")
     if settings.layout in ("flat", "packed"):
         raise ConfigError(f"train.layout={settings.layout!r}: classification needs a row per text; use auto or padded.")
 
@@ -381,8 +383,14 @@ def prepared_stage(
         weights = {"task": 1.0, "ssl": settings.ssl_weight, "kl": settings.kl_weight}
         if len(session.stages[stage]) > 1:
             weights["align"] = settings.align_weight
+        trained = base
+        if settings.compile:
+            import torch
+
+            # Only steps run compiled; evaluation has other shapes and would compile them all again.
+            trained = replace(base, backbone=torch.compile(base.backbone, dynamic=True))
         yield Stepper(
-            base,
+            trained,
             bank,
             session.heads,
             _schedule(session, stores, stage, ranks.count),

@@ -53,7 +53,7 @@ def test_peft_serves_what_was_evaluated(
         model.config.pad_token_id = tokenizer.pad_token_id
         served = PeftModel.from_pretrained(model, path).eval()
         right, losses = [], []
-        for record in list(corpora[name].records("test"))[:12]:
+        for record in corpora[name].sample(12, "test"):
             batch = tokenizer(record.text, truncation=True, max_length=96, return_tensors="pt")
             batch.pop("token_type_ids", None)
             with torch.no_grad():
