@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .problem import Problem, Resource
     from .settings import PlanSettings
     from .solution import Solution
-    from .solve import solve, solve_problem
+    from ._solve import solve, solve_problem
 
 _HOME = {
     "Plan": "plan",
@@ -31,8 +31,8 @@ _HOME = {
     "diff_plans": "changes",
     "extend_plan": "changes",
     "make_plan": "planner",
-    "solve": "solve",
-    "solve_problem": "solve",
+    "solve": "_solve",
+    "solve_problem": "_solve",
 }
 
 __all__ = [
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
     if name in _HOME:
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-        globals()[name] = value  # the function `solve` must win over the submodule of the same name
+        globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

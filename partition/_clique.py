@@ -137,9 +137,7 @@ def _pairs(model: Any, core: Core) -> dict[tuple[int, int], Any]:
     banned = core.conflict.copy()
     for r in range(len(core.sizes)):
         banned |= core.sizes[r][:, None] + core.sizes[r][None, :] > core.upper[r, 0]
-    y = {
-        (i, j): model.new_bool_var(f"y[{i},{j}]") for i in range(n) for j in range(i + 1, n) if not banned[i, j]
-    }
+    y = {(i, j): model.new_bool_var(f"y[{i},{j}]") for i in range(n) for j in range(i + 1, n) if not banned[i, j]}
 
     def literal(i: int, j: int) -> Any:
         return y.get((i, j) if i < j else (j, i))

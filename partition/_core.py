@@ -91,18 +91,20 @@ class Core:
 
     def trivial_bound(self) -> int:
         """Σ of positive gains − κ · least stages: holds for every partition."""
-        return int(np.maximum(self.gain, 0).sum()) // 2 + self.base - min(self.kappa * self.least, self.kappa * self.most)
+        return (
+            int(np.maximum(self.gain, 0).sum()) // 2 + self.base - min(self.kappa * self.least, self.kappa * self.most)
+        )
 
 
-def make_core(problem: Problem) -> Core:
-    """Merge, scale and mask a checked problem.
+def make_core(problem: Problem, *, mask: bool = True) -> Core:
+    """Merge, scale and mask a checked problem; `mask` turns forbidding weights into conflicts.
 
     Two must-linked domains that also conflict leave a conflict of an item with itself (on the diagonal of
     `conflict`), which no partition satisfies.
     """
     group = _components(problem.k, problem.must_link)
     n = int(group.max()) + 1
-    forbidden = _forbidden(problem, group, n)
+    forbidden = _forbidden(problem, group, n) if mask else np.zeros((n, n), dtype=np.bool_)
     # A forbidding weight (−9999 among tens) is a mask, not a number: it would flatten scale and temperature.
     gain = np.where(forbidden[group][:, group], 0.0, problem.gain)
     scale, exact = _gain_scale(gain, problem.kappa)

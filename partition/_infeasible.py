@@ -42,7 +42,9 @@ def check_obvious(problem: Problem) -> None:
             )
     groups = [np.flatnonzero(core.group == g) for g in range(core.n)]
     for resource in problem.resources:
-        most = max(problem.limits(t)[problem.resources.index(resource)][2] for t in range(high if problem.labelled else 1))
+        most = max(
+            problem.limits(t)[problem.resources.index(resource)][2] for t in range(high if problem.labelled else 1)
+        )
         for group in groups:
             need = float(resource.sizes[group].sum())
             if need > most * (1 + _TOLERANCE):

@@ -16,7 +16,7 @@ from .planner import build_problem, plan_from_labels
 from .scaling import scaled
 from .settings import PlanSettings
 from .solution import Solution
-from .solve import solve_problem
+from ._solve import solve_problem
 
 if TYPE_CHECKING:
     from ..metrics.relations import Relations
@@ -187,13 +187,20 @@ def extend_plan(
         solution.tolerance,
     )
     extended = plan_from_labels(
-        relations, settings, parts, problem, sizes, answer, seed=seed, begin=begin, order=(*old, *fresh), progress=progress
+        relations,
+        settings,
+        parts,
+        problem,
+        sizes,
+        answer,
+        seed=seed,
+        begin=begin,
+        order=(*old, *fresh),
+        progress=progress,
     )
     added = tuple(name for name in names if name not in plan.domains)
     retrain = tuple(
-        t
-        for t, stage in enumerate(extended.stages)
-        if t >= len(plan.stages) or set(stage) != set(plan.stages[t])
+        t for t, stage in enumerate(extended.stages) if t >= len(plan.stages) or set(stage) != set(plan.stages[t])
     )
     first = retrain[0] if retrain else len(extended.stages)
     affected = tuple(t for t in range(first + 1, len(extended.stages)) if t not in retrain)

@@ -13,7 +13,7 @@ from .._seeding import derive_seed
 from ..errors import PlanError
 from .problem import Problem
 from .scaling import gain_of, scaled
-from .solve import solve_problem
+from ._solve import solve_problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +95,7 @@ def bootstrap_confidence(
 def quick(problem: Problem, start: NDArray[np.int64], seed: int, settings: PlanSettings) -> NDArray[np.int64]:
     """A good plan in a fraction of a second: exact where that is instant, annealing from `start` otherwise."""
     from ._core import make_core
-    from .solve import SUBSET_LIMIT
+    from ._solve import SUBSET_LIMIT
 
     method = "auto" if make_core(problem).n <= SUBSET_LIMIT else "heuristic"
     limit = min(0.15 + 0.002 * problem.k, settings.time_limit)
@@ -150,7 +150,11 @@ def phase_diagram(
             largest.append([None if one is None else int(np.bincount(one).max()) for one in row])
             agreement.append(
                 [
-                    None if one is None else float(((one[:, None] == one[None, :]) == same)[pairs].mean()) if k > 1 else 1.0
+                    None
+                    if one is None
+                    else float(((one[:, None] == one[None, :]) == same)[pairs].mean())
+                    if k > 1
+                    else 1.0
                     for one in row
                 ]
             )
@@ -167,7 +171,7 @@ def phase_diagram(
 
 
 def trivial_kind(labels: NDArray[np.int64] | None) -> str:
-    """"all in one", "one per domain" or "" for a plan that says something."""
+    """ "all in one", "one per domain" or "" for a plan that says something."""
     if labels is None or len(labels) < 2:
         return ""
     count = len(np.unique(labels))

@@ -133,7 +133,23 @@ def _warm_up() -> None:
     label = np.zeros(1, dtype=np.int64)
     masks = np.zeros((1, 1), dtype=np.uint8)
     compiled(anneal)(
-        one, none, none, none, masks, False, False, 0.0, 1, label, label.copy(), 1.0, 1.0, 1, 0, np.zeros(1), label.copy()
+        one,
+        none,
+        none,
+        none,
+        masks,
+        False,
+        False,
+        0.0,
+        1,
+        label,
+        label.copy(),
+        1.0,
+        1.0,
+        1,
+        0,
+        np.zeros(1),
+        label.copy(),
     )
 
 

@@ -98,9 +98,7 @@ def best_order(
     return Ordering(order, order_score(order, transfer, forgetting), False)
 
 
-def _exact(
-    transfer: NDArray[np.float64], forgetting: NDArray[np.float64], pin: Mapping[int, int]
-) -> tuple[int, ...]:
+def _exact(transfer: NDArray[np.float64], forgetting: NDArray[np.float64], pin: Mapping[int, int]) -> tuple[int, ...]:
     """Held–Karp with a set-dependent cost: best[S, t] orders the stages of S with t last."""
     m = len(transfer)
     size = 1 << m

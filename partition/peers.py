@@ -48,7 +48,8 @@ def run_peer(problem: Problem, name: str, *, seed: int = 0, time_limit: float = 
     if name not in PEER_TABLE:
         raise PlanError(f"solve: no peer {name!r}; choose one of {', '.join(PEERS)}.")
     begin = time.monotonic()
-    core = make_core(problem)
+    # Peers see the weights as they are: that some forbid is our own finding.
+    core = make_core(problem, mask=False)
     rng = generator(seed, "peer", name)
     labels = canonical(PEER_TABLE[name].propose(core, rng))
     fitted = _fit(core, labels, rng)

@@ -21,7 +21,7 @@ from .problem import Problem, make_problem
 from .scaling import Scaled, gain_of, scaled
 from .settings import PlanSettings
 from .solution import Solution
-from .solve import solve_problem
+from ._solve import solve_problem
 from .theory import bound_terms, corollary_check
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ def plan_from_labels(
     """
     names = relations.domains
     labels, ordering = _ordered(relations, settings, parts, problem, solution.assignment, seed, order)
-    stages = tuple(
-        tuple(names[i] for i in np.flatnonzero(labels == t)) for t in range(int(labels.max()) + 1)
-    )
+    stages = tuple(tuple(names[i] for i in np.flatnonzero(labels == t)) for t in range(int(labels.max()) + 1))
     confidence = (
         bootstrap_confidence(problem, labels, relations, settings, parts, seed=seed, progress=progress)
         if settings.bootstrap > 0
@@ -357,7 +355,9 @@ def _warnings(
                 "which of them share a stage may not matter."
             )
     if solution.status != "optimal":
-        out.append(f"The plan is not proved optimal ({solution.certificate}); raise time_limit for a better certificate.")
+        out.append(
+            f"The plan is not proved optimal ({solution.certificate}); raise time_limit for a better certificate."
+        )
     if confidence is None and settings.bootstrap > 0 and k > 1:
         out.append("The relations hold no bootstrap draws, so nothing is known about how sure the plan is.")
     if confidence is not None and confidence["fragile"]:

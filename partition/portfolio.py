@@ -17,7 +17,7 @@ from ._start import feasible_start
 from .heuristic import Pool, search
 
 if TYPE_CHECKING:
-    from .solve import Run
+    from ._solve import Run
 
 __all__ = ["run_portfolio"]
 
@@ -43,9 +43,10 @@ def run_portfolio(run: Run, method: str) -> None:
     else:
         binding = any(int(core.upper[r, 0]) < int(core.sizes[r].sum()) for r in range(len(core.sizes)))
         if method != "columns" and core.n <= TRIANGLE_LIMIT and (not binding or core.n > COLUMN_LIMIT // 2):
-            _triangles(run, (0.5 if not binding else 0.15) * run.left())
+            _triangles(run, (0.3 if not binding else 0.15) * run.left())
         if core.n <= COLUMN_LIMIT and have_compiler() and not run.proved():
-            tail = 0.85 if core.n > CLIQUE_LIMIT or binding else 0.6
+            # Without a budget stages are large and hard to price: column generation proves it early or not at all.
+            tail = 0.85 if binding else 0.6 if core.n <= CLIQUE_LIMIT else 0.2
             _columns(run, pool, tail * run.left() if method != "columns" else run.left())
         if core.n <= CLIQUE_LIMIT and not run.proved():
             _clique(run, run.left())

@@ -11,7 +11,7 @@ from kinfold.partition import solve
 from kinfold.partition._core import make_core
 from kinfold.partition._subsets import subset_optimum
 from kinfold.partition.problem import make_problem, objective_value, violations
-from kinfold.partition.solve import solve_problem
+from kinfold.partition import solve_problem
 
 
 def draw(case: int) -> tuple[np.ndarray, dict]:
