@@ -90,13 +90,13 @@ _MEASURE = MeasureSettings(bootstrap=100, permutations=200, samples=300)
 _PLAN = PlanSettings(budget={"domains": 4})
 _TRAIN = TrainSettings(
     lora=LoraSpec(rank=8, alpha=16),
-    tokens_per_stage=60_000,
+    epochs=0.4,
     batch_tokens=2_048,
     max_length=256,
     lr=2e-3,
     ssl_weight=0.1,
     align_weight=0.1,
-    eval_documents=60,
+    eval_documents=40,
     checkpoint_every=20,
 )
 
