@@ -171,7 +171,7 @@ def running(*, as_json: bool = False, quiet: bool = False, debug: bool = False) 
         contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     )
     try:
-        with quieted(debug), redirect:
+        with quieted(debug), redirect, _logged_to(session.progress):
             yield session
         session.finish()
         out.flush()
@@ -249,6 +249,27 @@ def swallow_pipe() -> None:
     """Let Python's last flush of standard output go nowhere, as the reader has gone."""
     with contextlib.suppress(OSError, AttributeError, io.UnsupportedOperation, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _ToProgress(logging.Handler):
+    """Hands the rooms' own warnings to the progress display, so that they neither break bars nor get lost."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self.progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.progress.warn(record.getMessage())
+
+
+@contextlib.contextmanager
+def _logged_to(progress: Progress) -> Iterator[None]:
+    logger, handler = logging.getLogger("kinfold"), _ToProgress(progress)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ def _stage(value: Any) -> str:
 
 
 def accuracy_table(evaluation: Mapping[str, Any]) -> Any | None:
-    """Accuracy per domain before and after, with the paired interval of the change; None where nothing was classified."""
+    """Accuracy per domain before and after, with the change's paired interval; None where nothing was classified."""
     from rich.text import Text
 
     if not any("accuracy" in row for row in evaluation["final"].values()):

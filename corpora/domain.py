@@ -271,14 +271,13 @@ class Domain:
         reached = [side for side in self._sides() if split is None or side == split]
         taken = dict.fromkeys(reached, 0)
         count, bad = 0, 0
-        # Whether this pass sees all that the domain's own limit lets through, so that its faults are the domain's.
-        whole = split is None and limit == self.limit
-        full = False
+        full, skipped = False, False
         messages: list[str] = []
         for place, named, rows in self._rows(extractor):
             if full:
                 break
             if split is not None and named is not None and named != split:
+                skipped = True
                 continue
             good, wrong, first = 0, 0, ""
             for line, row in rows:
@@ -311,15 +310,16 @@ class Domain:
                     break
             count += good
             bad += wrong
+        # Every pass names what it skipped, whichever split it was for; once for each state of the files.
+        told = self._cache.setdefault(f"told of {state}", set())
+        if bad and split not in told and None not in told:
+            logger.warning(
+                "%s: %d of %d records are bad and were skipped; the first: %s", self.name, bad, bad + count, messages[0]
+            )
+        # Whether this pass saw all that the domain's own limit lets through, so that its faults are the domain's.
+        whole = limit == self.limit and (split is None or not (skipped or full))
+        told.add(None if whole else split)
         if whole:
-            if bad and self._cache.get("faults state") != state:
-                logger.warning(
-                    "%s: %d of %d records are bad and were skipped; the first: %s",
-                    self.name,
-                    bad,
-                    bad + count,
-                    messages[0],
-                )
             self._cache["faults"] = (bad, messages)
             self._cache["faults state"] = state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,19 @@ def test_affinity_shows_whether_it_agrees_with_itself(tmp_path: Path, toy_labell
     agreement = relations.agreement["class_mean_cosine"]
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("class_mean_cosine")]
     assert line.split()[1:] == [f"{agreement['split_half']:.2f}", "yes" if agreement["usable"] else "no"]
+
+
+def test_a_skipped_record_is_named_by_every_command_that_reads(tmp_path: Path, toy_corpora: Path) -> None:
+    folder = tmp_path / "corpora"
+    shutil.copytree(toy_corpora, folder)
+    with open(folder / "engine.jsonl", "a", encoding="utf-8") as stream:
+        stream.write("[1]\n")
+    result = run("measure", str(folder), "-o", str(tmp_path / "r"), "--measures", "js", *QUICK)
+    (line,) = [line for line in result.stderr.splitlines() if "warning: engine:" in line]
+    assert "1 of 61 records" in line
+    assert "engine.jsonl:61" in line
+    quiet = run("measure", str(folder), "-o", str(tmp_path / "r"), "--measures", "js", *QUICK, "--quiet")
+    assert quiet.stderr == ""
 
 
 def test_accuracy_is_shown_where_labels_are_learnt() -> None:

@@ -174,6 +174,37 @@ def test_bad_records_are_counted_named_and_left_out(tmp_path: Path, caplog: pyte
     assert f"{path}:2: the line is a list" in fails(tmp_path, strict=True)
 
 
+@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ("test", "train", None), (None, "train")])
+def test_every_pass_over_one_split_names_what_it_skipped_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, splits: tuple[str | None, ...]
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(GOOD * 50 + b"[1]\n")
+    domain = load_corpora(tmp_path)["a"]
+    with caplog.at_level(logging.WARNING, logger="kinfold.corpora"):
+        for split in splits:
+            list(domain.records(split))
+    assert [record.getMessage().split("; the first")[0] for record in caplog.records] == [
+        "a: 1 of 51 records are bad and were skipped"
+    ]
+
+
+def test_a_pass_that_opens_only_its_own_files_names_their_faults(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "train.jsonl").write_bytes(GOOD * 50 + b"[1]\n")
+    (folder / "test.jsonl").write_bytes(GOOD * 50 + b"[1]\n[2]\n")
+    domain = load_corpora(tmp_path)["a"]
+    with caplog.at_level(logging.WARNING, logger="kinfold.corpora"):
+        list(domain.records("train"))
+        list(domain.records("train"))
+        list(domain.records("test"))
+    assert ["1 of 51" in caplog.records[0].getMessage(), "2 of 52" in caplog.records[1].getMessage()] == [True, True]
+    assert len(caplog.records) == 2
+    assert domain.bad == 3
+
+
 def test_counts_hold_after_partial_reading_and_change(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD * 50 + b"{}\n")
