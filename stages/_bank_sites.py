@@ -159,9 +159,11 @@ class Site:
         """The trainable pair A (rank, in), B (rank, out) of a domain, or of the shared adapter for None."""
         name = SHARED if domain is None else f"{OWN}_{domain}"
         parameters = self.module._parameters
-        a, b = parameters[f"{name}_A"], parameters[f"{name}_B"]
+        a, b = parameters.get(f"{name}_A"), parameters.get(f"{name}_B")
         if a is None or b is None:
-            raise ModelError(f"{self.name}: its adapter parameters were removed from outside; attach the bank again.")
+            raise ModelError(
+                f"{self.name}: its adapters are gone, as after bank.detach(); read or save them before that."
+            )
         return a, b
 
     def freeze(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -243,8 +243,11 @@ def read_peft(path: str | Path) -> LowRank:
         tensors = load_file(str(file))
     except (SafetensorError, OSError) as fault:
         raise ModelError(f"{file}: not a readable safetensors file ({fault}); save the adapter again.") from None
-    rank = int(config["r"])
-    alpha = float(config.get("lora_alpha") or rank)
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise ModelError(
+            f"{folder / CONFIG}: r={rank!r}, lora_alpha={alpha!r} are no rank and scale; save the adapter again."
+        )
     scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for key, a in tensors.items():

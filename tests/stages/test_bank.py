@@ -58,6 +58,8 @@ def test_detach_restores_the_model_exactly(model: nn.Module) -> None:
     assert logits(model).equal(expected)
     with pytest.raises(ModelError, match="detached"), bank.serve("a"):
         pass
+    with pytest.raises(ModelError, match=r"after bank\.detach"):
+        bank.state_dict()
     LoraBank.attach(model, ("c",)).detach()
 
 

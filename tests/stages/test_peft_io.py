@@ -235,6 +235,8 @@ def _config(folder: Path, **change: object) -> None:
         ({"use_dora": True}, "DoRA"),
         ({"rank_pattern": {"q_proj": 2}}, "ranks that differ"),
         ({"bias": "all"}, "biases"),
+        ({"r": None}, "no rank"),
+        ({"lora_alpha": "x"}, "no rank"),
     ],
     ids=str,
 )
