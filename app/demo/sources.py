@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import inspect
 import os
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
@@ -80,11 +81,13 @@ def required_distributions(root: str = "kinfold") -> dict[str, importlib.metadat
 
 
 def package_folder(name: str) -> Path | None:
-    """The folder of an installed top-level package, found without importing it; None where there is none."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
+    """The folder of an installed top-level package, found without importing it; None where there is none.
+
+    The working folder is not searched: a folder of the user's called `torch` is not the package.
+    """
+    here = Path.cwd()
+    places = [place for place in sys.path if place and Path(place) != here]
+    spec = importlib.machinery.PathFinder.find_spec(name, places)
     for location in (spec.submodule_search_locations if spec else None) or ():
         if Path(location).is_dir():
             return Path(location)

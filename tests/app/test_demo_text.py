@@ -167,6 +167,16 @@ def test_sources_of_a_package_that_is_not_there_are_empty() -> None:
     assert list(docstrings("no_such_package_anywhere")()) == []
 
 
+def test_a_folder_beside_the_user_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "networkx").mkdir()
+    (tmp_path / "networkx" / "__init__.py").write_text('"""A secret of the user, in a package of the same name."""')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = [piece.text for piece in docstrings("networkx")()]
+    assert len(texts) > 100
+    assert not any("secret of the user" in text for text in texts)
+
+
 def test_docstrings_are_those_python_shows() -> None:
     import fractions
 
