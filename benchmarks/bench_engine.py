@@ -331,6 +331,8 @@ def bench_losses(args: argparse.Namespace) -> dict[str, Any]:
         f"{'naive s':>8} {'fused s':>8} {'fused/naive':>12}"
     )
     for name, (plain, ours) in pairs.items():
+        if args.losses and name not in args.losses.split(","):
+            continue
         seconds = rounds({"naive": plain, "fused": ours}, max(2, args.repeats // 3), args.device)
         peaks = []
         for run in (plain, ours):
@@ -435,6 +437,7 @@ def main() -> None:
     parser.add_argument("--loss-rows", type=int, default=1024)
     parser.add_argument("--loss-hidden", type=int, default=512)
     parser.add_argument("--loss-vocabulary", type=int, default=152_000)
+    parser.add_argument("--losses", help="only these, by name: cross-entropy, KL(p||p0), KL(p0||p)")
     parser.add_argument("--compile", action="store_true", help="add the compiled bank to the step section")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -447,11 +450,12 @@ def main() -> None:
         else platform.processor() or platform.machine(),
         "versions": {"torch": torch.__version__, "peft": peft.__version__, "transformers": transformers.__version__},
     }
+    RECORDS.parent.mkdir(exist_ok=True)
+    earlier = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
     for name in args.sections.split(","):
         record[name] = SECTIONS[name](args)
-    RECORDS.parent.mkdir(exist_ok=True)
-    records = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
-    RECORDS.write_text(json.dumps([*records, record], indent=1) + "\n")
+        # After each section, so that a run cut short leaves what it has.
+        RECORDS.write_text(json.dumps([*earlier, record], indent=1) + "\n")
 
 
 if __name__ == "__main__":
