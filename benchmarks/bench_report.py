@@ -14,7 +14,8 @@ import numpy as np
 from _common import interleaved, record, table
 from kinfold._seeding import generator
 from kinfold.app.report import write_plan_report
-from kinfold.metrics import DEFAULT_MEASURES, Relations
+from kinfold.metrics import Relations
+from kinfold.metrics.registry import DEFAULT_MEASURES
 from kinfold.partition import Plan
 
 

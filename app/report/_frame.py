@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from ...metrics.relations import Relations
     from ...partition.plan import Plan
 
-__all__ = ["Frame", "finite", "fixed", "join", "number", "pack", "percent", "places", "plural", "quote", "signed"]
+__all__ = [
+    "Frame",
+    "finite",
+    "fixed",
+    "join",
+    "number",
+    "pack",
+    "pack_marks",
+    "percent",
+    "places",
+    "plural",
+    "quote",
+    "signed",
+]
 
 _MISSING = 65535
 
@@ -92,6 +105,14 @@ def pack(matrix: NDArray[Any], *, symmetric: bool = False) -> dict[str, Any]:
     steps[good] = np.rint((flat[good] - low) / span * (_MISSING - 1)).astype("<u2")
     data = base64.b64encode(steps.tobytes()).decode("ascii")
     return {"rows": rows, "cols": columns, "sym": symmetric, "lo": low, "hi": high, "d": data}
+
+
+def pack_marks(marks: NDArray[np.bool_], *, symmetric: bool = False) -> dict[str, Any]:
+    """Yes-or-no cells as bits in base64, in the order of :func:`pack`."""
+    rows, columns = marks.shape
+    flat = marks[np.triu_indices(rows)] if symmetric else marks.ravel()
+    data = base64.b64encode(np.packbits(flat, bitorder="little").tobytes()).decode("ascii")
+    return {"rows": rows, "cols": columns, "sym": symmetric, "bits": data}
 
 
 def finite(value: Any) -> float | None:

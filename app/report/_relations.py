@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...metrics._plots import as_distances, dendrogram_order, under_floor
-from ._frame import Frame, entry, finite, number, pack
+from ._frame import Frame, entry, finite, number, pack, pack_marks
 
 if TYPE_CHECKING:
     from ...metrics.relations import Relations
@@ -70,7 +70,8 @@ def relations_view(relations: Relations, frame: Frame) -> dict[str, Any]:
     """Every measure with values, intervals, floors, noise marks, its dendrogram order and its telling pairs."""
     names = _ranked(relations)
     cells_of_one = frame.k * (frame.k + 1) // 2
-    budget = _CELL_BUDGET // max(cells_of_one, 1)
+    # Two shares are the plan's, for its gains and its co-assignment.
+    budget = _CELL_BUDGET // max(cells_of_one, 1) - 2
     dropped = names[max(1, budget) :]
     names = names[: max(1, budget)]
     budget -= len(names)
@@ -118,7 +119,7 @@ def relations_view(relations: Relations, frame: Frame) -> dict[str, Any]:
                 view["closest_is_noise"] = bool(closest) and bool(marks[int(closest[0][0]), int(closest[0][1])] > 0)
                 view["noisy"] = int(np.nansum(marks[off] > 0))
                 view["pairs"] = int(np.isfinite(value[off]).sum())
-                view["noise"] = pack(marks, symmetric=symmetric)
+                view["noise"] = pack_marks(marks > 0, symmetric=symmetric)
         view["extremes"] = _extremes(value, symmetric, info.kind)
         measures.append(view)
     return {

@@ -58,18 +58,19 @@ const signed = (value, digits) => (value > 0 ? "+" : "") + show(value, digits);
 /* A packed matrix (see _frame.pack) as a function of row and column. */
 function unpack(packed) {
   if (!packed) return null;
-  const raw = atob(packed.d);
+  const raw = atob(packed.d || packed.bits);
+  const n = packed.cols;
+  const order = (i, j) => {
+    if (!packed.sym) return i * n + j;
+    const a = Math.min(i, j), b = Math.max(i, j);
+    return a * n - (a * (a - 1)) / 2 + (b - a);
+  };
+  if (packed.bits !== undefined) return { at: (i, j) => (raw.charCodeAt(order(i, j) >> 3) >> (order(i, j) & 7)) & 1, rows: packed.rows, cols: n };
   const steps = new Uint16Array(raw.length / 2);
   for (let i = 0; i < steps.length; i++) steps[i] = raw.charCodeAt(2 * i) | (raw.charCodeAt(2 * i + 1) << 8);
   const scale = (packed.hi - packed.lo || 1) / 65534;
-  const n = packed.cols;
   const at = (i, j) => {
-    let place;
-    if (packed.sym) {
-      const a = Math.min(i, j), b = Math.max(i, j);
-      place = a * n - (a * (a - 1)) / 2 + (b - a);
-    } else place = i * n + j;
-    const step = steps[place];
+    const step = steps[order(i, j)];
     return step === 65535 ? NaN : packed.lo + step * scale;
   };
   return { at, rows: packed.rows, cols: packed.cols };

@@ -401,8 +401,15 @@ def unpack() -> Callable[[dict], np.ndarray]:
     """The inverse of `_frame.pack`, written from the description of the format as the page's script reads it."""
 
     def read(packed: dict) -> np.ndarray:
-        steps = np.frombuffer(base64.b64decode(packed["d"]), dtype="<u2")
-        values = np.where(steps == 65535, np.nan, packed["lo"] + steps * (((packed["hi"] - packed["lo"]) or 1) / 65534))
+        if "bits" in packed:
+            bits = np.frombuffer(base64.b64decode(packed["bits"]), dtype=np.uint8)
+            count = packed["rows"] * (packed["rows"] + 1) // 2 if packed["sym"] else packed["rows"] * packed["cols"]
+            values = np.unpackbits(bits, bitorder="little")[:count].astype(float)
+        else:
+            steps = np.frombuffer(base64.b64decode(packed["d"]), dtype="<u2")
+            values = np.where(
+                steps == 65535, np.nan, packed["lo"] + steps * (((packed["hi"] - packed["lo"]) or 1) / 65534)
+            )
         if not packed["sym"]:
             return values.reshape(packed["rows"], packed["cols"])
         full = np.full((packed["rows"],) * 2, np.nan)
