@@ -77,7 +77,7 @@ def test_a_learnable_label_is_learnt(tiny_bert_dir: Path, tmp_path: Path) -> Non
             for i in range(24)
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    settings = replace(SMALL, align_weight=0.0, ssl_weight=0.0, epochs=30, batch_tokens=256, lr=1e-2)
+    settings = replace(SMALL, align_weight=0.0, ssl_weight=0.0, epochs=12, batch_tokens=256, lr=1e-2)
     run = train(plan(), load_corpora(folder), model=tiny_bert_dir, out=tmp_path / "run", settings=settings)
     assert isinstance(run, Run)
     for name in run.domains:

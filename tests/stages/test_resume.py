@@ -18,7 +18,7 @@ from kinfold.stages import LoraSpec, Run, TrainSettings, train
 PLAN = Plan(stages=(("garden", "kitchen"), ("engine", "harbour")), domains=("engine", "garden", "harbour", "kitchen"))
 SETTINGS = TrainSettings(
     lora=LoraSpec(rank=4, dropout=0.1),
-    max_steps=12,
+    max_steps=8,
     batch_tokens=512,
     max_length=64,
     eval_documents=6,
@@ -29,7 +29,7 @@ SETTINGS = TrainSettings(
     kl_weight=0.5,
     weighting="uncertainty",
     patience=2,
-    validate_every=3,
+    validate_every=2,
 )
 
 
@@ -167,7 +167,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(
 
     monkeypatch.setattr(step.Stepper, "_pool", broken)
     monkeypatch.setattr(step.Stepper, "__call__", counted)
-    settings = replace(SETTINGS, patience=None, weighting="static", align_queue=0)
+    settings = replace(SETTINGS, patience=None, weighting="static", align_queue=0, max_steps=5)
     with pytest.raises(TrainingError, match=r"Stage 1, step 4: the loss is nan.*last good checkpoint is .*00-00000002"):
         train(PLAN, load_corpora(toy_corpora), model=tiny_llama_dir, out=tmp_path / "run", settings=settings)
     monkeypatch.undo()
