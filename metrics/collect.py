@@ -86,7 +86,8 @@ def collect(
             )
             file = None if cache is None else Path(cache) / "tokens" / f"{key}.npz"
             sample = None if file is None else _read(file, domain.name)
-            if sample is None:
+            # Ranks may see different caches (another node, another run at the same time): all count, or none does.
+            if not _all_ranks(sample is not None) or sample is None:
                 share = _count(domain, counter, made, settings, seed)
                 sample = sampling.finish(
                     domain.name,
@@ -145,7 +146,7 @@ def _count(domain: Domain, counter: TokenCounter, tokenizer: Any, settings: Meas
         share = shares[0]
         for other in shares[1:]:
             share.merge(other)
-    return share if ranks == 1 else _reduce(share, rank)
+    return share if ranks == 1 else _reduce(share)
 
 
 # ------------------------------------------------------------------ ranks
@@ -163,7 +164,18 @@ def _ranks() -> tuple[int, int]:
     return 0, 1
 
 
-def _reduce(share: Share, rank: int) -> Share:
+def _all_ranks(flag: bool) -> bool:
+    """Whether `flag` holds on every rank."""
+    if _ranks()[1] == 1:
+        return flag
+    import torch.distributed as dist
+
+    flags: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(flags, flag)
+    return all(flags)
+
+
+def _reduce(share: Share) -> Share:
     """Sum counts over ranks and merge sketches: integers and sets, so every rank gets the same, bit for bit."""
     import torch
     import torch.distributed as dist
