@@ -451,11 +451,12 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "peft": peft.__version__, "transformers": transformers.__version__},
     }
     RECORDS.parent.mkdir(exist_ok=True)
-    earlier = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
     for name in args.sections.split(","):
         record[name] = SECTIONS[name](args)
         # After each section, so that a run cut short leaves what it has.
-        RECORDS.write_text(json.dumps([*earlier, record], indent=1) + "\n")
+        records = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
+        others = [other for other in records if (other["date"], other["config"]) != (record["date"], record["config"])]
+        RECORDS.write_text(json.dumps([*others, record], indent=1) + "\n")
 
 
 if __name__ == "__main__":
