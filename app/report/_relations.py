@@ -221,7 +221,8 @@ def map_view(relations: Relations, frame: Frame) -> dict[str, Any] | None:
     if rooted:
         distances = np.sqrt(distances)
     np.fill_diagonal(distances, 0.0)
-    points, stress = smacof(distances)
+    # A round costs k²; with many domains the picture is rough anyway, and its stress says so.
+    points, stress = smacof(distances, rounds=min(400, 40_000 // len(present)))
     edges: list[list[float]] = []
     together = leading(relations, "similarity")
     for name in ("synergy_centred", "synergy"):
@@ -247,10 +248,13 @@ def map_view(relations: Relations, frame: Frame) -> dict[str, Any] | None:
 def _edges(strength: NDArray[np.float64], present: list[int]) -> list[list[float]]:
     """The two strongest partners of every domain: [from, to, strength in 0..1 of the edges drawn]."""
     chosen: dict[tuple[int, int], float] = {}
+    at = np.array(present)
     for i in present:
-        partners = [(float(strength[i, j]), j) for j in present if j != i and np.isfinite(strength[i, j])]
-        for value, j in sorted(partners, reverse=True)[:2]:
-            chosen[(min(i, j), max(i, j))] = value
+        row = np.where(at == i, np.nan, strength[i, at])
+        ranked = np.argsort(np.where(np.isfinite(row), -row, np.inf), kind="stable")[:2]
+        for place in ranked[np.isfinite(row[ranked])]:
+            j = int(at[place])
+            chosen[(min(i, j), max(i, j))] = float(row[place])
     if not chosen:
         return []
     low, high = min(chosen.values()), max(chosen.values())
