@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._solve import solve, solve_problem
     from .changes import PlanDiff, diff_plans, extend_plan
     from .fingerprints import check_fingerprints
     from .peers import compare_solvers
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from .problem import Problem, Resource
     from .settings import PlanSettings
     from .solution import Solution
-    from ._solve import solve, solve_problem
 
 _HOME = {
     "Plan": "plan",

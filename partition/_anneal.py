@@ -107,10 +107,10 @@ def anneal(
         word = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         word ^= word >> np.uint64(31)
-        i = np.int64((word & np.uint64(0xFFFFFF)) * np.uint64(n) >> np.uint64(24))
+        i = int((word & np.uint64(0xFFFFFF)) * np.uint64(n) >> np.uint64(24))
         kind = np.int64((word >> np.uint64(48)) & np.uint64(0xFF))
         span = n if bounded and kind >= 128 else min(m, used + 1)
-        j = np.int64(((word >> np.uint64(24)) & np.uint64(0xFFFFFF)) * np.uint64(span) >> np.uint64(24))
+        j = int(((word >> np.uint64(24)) & np.uint64(0xFFFFFF)) * np.uint64(span) >> np.uint64(24))
         a = labels[i]
         swap = False
         if bounded and kind >= 128:
@@ -172,15 +172,15 @@ def anneal(
                 change = sizes[r, i] - sizes[r, j]
                 load[r, c] += change
                 load[r, a] -= change
-            for l in range(n):
-                change = gain[i, l] - gain[j, l]
-                pull[a, l] -= change
-                pull[c, l] += change
+            for o in range(n):
+                change = gain[i, o] - gain[j, o]
+                pull[a, o] -= change
+                pull[c, o] += change
             if masked:
-                for l in range(n):
-                    shift = np.int32(conflict[i, l]) - np.int32(conflict[j, l])
-                    clash[a, l] -= shift
-                    clash[c, l] += shift
+                for o in range(n):
+                    shift = np.int32(conflict[i, o]) - np.int32(conflict[j, o])
+                    clash[a, o] -= shift
+                    clash[c, o] += shift
             labels[i] = c
             labels[j] = a
         else:
@@ -192,13 +192,13 @@ def anneal(
             for r in range(resources):
                 load[r, c] += sizes[r, i]
                 load[r, a] -= sizes[r, i]
-            for l in range(n):
-                pull[a, l] -= gain[i, l]
-                pull[c, l] += gain[i, l]
+            for o in range(n):
+                pull[a, o] -= gain[i, o]
+                pull[c, o] += gain[i, o]
             if masked:
-                for l in range(n):
-                    clash[a, l] -= conflict[i, l]
-                    clash[c, l] += conflict[i, l]
+                for o in range(n):
+                    clash[a, o] -= conflict[i, o]
+                    clash[c, o] += conflict[i, o]
             count[a] -= 1
             count[c] += 1
             if count[a] == 0:

@@ -56,10 +56,10 @@ def clique(
     shift = max(0, int(np.abs(core.gain).max(initial=0)).bit_length() - _OBJECTIVE_BITS)
     unit = 1 << shift
     coefficients = np.rint(core.gain / unit).astype(np.int64)
-    rows, columns = np.triu_indices(n, 1)
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n) if (i, j) in together]
     model.maximize(
-        sum(int(coefficients[i, j]) * together[i, j] for i, j in zip(rows, columns, strict=True) if (i, j) in together)
-        - int(round(core.kappa / unit)) * (stage_terms if stage_terms is not None else 0)
+        sum(int(coefficients[i, j]) * together[i, j] for i, j in pairs)
+        - round(core.kappa / unit) * (stage_terms if stage_terms is not None else 0)
     )
     if hint is not None:
         _hint(model, core, together, where, hint)
@@ -76,7 +76,7 @@ def clique(
     if status == cp_model.INFEASIBLE:
         return None, -np.inf, "infeasible", 0.0
     # Rounding a coefficient errs by half a unit; a partition has at most all pairs and all stages.
-    error = 0.0 if shift == 0 else 0.5 * unit * (len(rows) + core.most)
+    error = 0.0 if shift == 0 else 0.5 * unit * (n * (n - 1) // 2 + core.most)
     bound = solver.best_objective_bound * unit + core.base + error
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         # Stopped before it had a bound of its own: what it then reports (0, say) bounds nothing.
@@ -230,11 +230,11 @@ def _hint(
             model.add_hint(literal, bool(labels[i] == t))
 
 
-def _Callback(report: Callable[[float, float], None], unit: int, base: int) -> Any:  # noqa: N802
+def _Callback(report: Callable[[float, float], None], unit: int, base: int) -> Any:
     """A CP-SAT callback that passes incumbent and bound on; its base class is only importable late."""
     from ortools.sat.python import cp_model
 
-    class Reporter(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
+    class Reporter(cp_model.CpSolverSolutionCallback):
         def on_solution_callback(self) -> None:
             report(self.objective_value * unit + base, self.best_objective_bound * unit + base)
 

@@ -1,4 +1,4 @@
-"""Column generation over stages: a set-partitioning linear programme, priced exactly, cut, and closed over the integers.
+"""Column generation over stages: a set-partitioning linear programme, priced exactly, cut and made whole.
 
 max Σ v_c x_c, every item in one stage, least ≤ Σ x_c ≤ most. Clusters of good heuristic partitions are the first
 columns; duals are smoothed towards those of the best bound (Wentges); pricing is local search first, branch and
@@ -149,7 +149,7 @@ class _Generation:
 
     def add(self, members: NDArray[np.bool_], limit: int = 1_000_000) -> int:
         """Add stages that are new; how many were."""
-        fresh = []
+        fresh: list[NDArray[np.bool_]] = []
         for inside in members:
             key = np.packbits(inside).tobytes()
             if key not in self.known and len(fresh) < limit:

@@ -158,7 +158,7 @@ def _forbidden(problem: Problem, group: NDArray[np.int64], n: int) -> NDArray[np
 
     If w_ij is below minus all that i could gain from everybody else, taking i out of the stage is better.
     """
-    out = np.zeros((n, n), dtype=np.bool_)
+    out: NDArray[np.bool_] = np.zeros((n, n), dtype=np.bool_)
     free = not problem.labelled and problem.stages[1] >= n and all(r.lower is None for r in problem.resources)
     if not free:
         return out
@@ -167,7 +167,7 @@ def _forbidden(problem: Problem, group: NDArray[np.int64], n: int) -> NDArray[np
     gain = member @ problem.gain @ member.T
     np.fill_diagonal(gain, 0.0)
     reach = np.maximum(gain, 0.0).sum(axis=1) * (1 + 1e-9) + max(0.0, problem.kappa)
-    out = gain < -np.minimum(reach[:, None], reach[None, :])
+    out[:] = gain < -np.minimum(reach[:, None], reach[None, :])
     return out
 
 

@@ -83,7 +83,8 @@ def explain_infeasible(problem: Problem, *, seconds: float = 5.0, seed: int = 0)
             "loosen a constraint."
         )
     return InfeasibleError(
-        f"plan: no partition satisfies these constraints together: {'; '.join(conflict)}; dropping any one of them helps."
+        f"plan: no partition satisfies these constraints together: {'; '.join(conflict)}; dropping any one of "
+        f"them helps."
     )
 
 

@@ -32,4 +32,4 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     except RuntimeError:
         # No folder to cache in can be written: compile anew in every process.
         kernel = numba.njit(cache=False, nogil=True)(function)
-    return kernel  # type: ignore[no-any-return]
+    return kernel

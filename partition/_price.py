@@ -1,4 +1,4 @@
-"""Kernels that price stages for column generation: which stage is worth more than its domains cost?
+"""Kernels that price stages for column generation: find a stage worth more than its domains cost.
 
 `price` is exact (branch and bound, also the enumeration of everything above a threshold); `improve` is a local search.
 Plain loops over arrays for a compiler. All values are whole numbers held in doubles, so sums are exact; only bounds
@@ -138,24 +138,24 @@ def price(
                     if main >= 0:
                         left = room - sizes[main, j]
                         for q in range(n):
-                            l = partners[j, q]
-                            if l < 0:
+                            o = partners[j, q]
+                            if o < 0:
                                 break
-                            if marks[l] == stamp:
-                                size = float(sizes[main, l])
+                            if marks[o] == stamp:
+                                size = float(sizes[main, o])
                                 if size <= left:
-                                    pull += gain[j, l]
+                                    pull += gain[j, o]
                                     left -= size
                                 else:
-                                    pull += gain[j, l] * left / size
+                                    pull += gain[j, o] * left / size
                                     break
                     else:
                         for q in range(n):
-                            l = partners[j, q]
-                            if l < 0:
+                            o = partners[j, q]
+                            if o < 0:
                                 break
-                            if marks[l] == stamp:
-                                pull += gain[j, l]
+                            if marks[o] == stamp:
+                                pull += gain[j, o]
                     p[c] = margin[depth, c] + 0.5 * pull
                     if p[c] > 0.0:
                         size = float(sizes[main, j]) if main >= 0 else 0.0
@@ -270,17 +270,17 @@ def price(
                     shift[cuts[c, t]] += cut_price[c]
         count = 0
         for c in range(at + 1, counts[depth]):
-            l = cand[depth, c]
-            if conflict[j, l] != 0:
+            o = cand[depth, c]
+            if conflict[j, o] != 0:
                 continue
             fits = True
             for r in range(resources):
-                if load[depth + 1, r] + sizes[r, l] > upper[r]:
+                if load[depth + 1, r] + sizes[r, o] > upper[r]:
                     fits = False
                     break
             if fits:
-                cand[depth + 1, count] = l
-                margin[depth + 1, count] = margin[depth, c] + gain[j, l] + shift[l]
+                cand[depth + 1, count] = o
+                margin[depth + 1, count] = margin[depth, c] + gain[j, o] + shift[o]
                 count += 1
         for q in range(cuts_of.shape[1]):
             c = cuts_of[j, q]
@@ -316,7 +316,8 @@ def price(
     result[1] = 1.0 if complete else 0.0
     result[2] = bound
     result[3] = total_found
-    return min(stored, capacity)
+    kept_sets: int = min(stored, capacity)
+    return kept_sets
 
 
 def improve(

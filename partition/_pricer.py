@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ._core import Core
 
-__all__ = ["Pricer", "Priced"]
+__all__ = ["Priced", "Pricer"]
 
 _WORD = 62
 
@@ -79,7 +79,8 @@ class Pricer:
         """1 where a stage holds two or more of a cut's items: shape (stages, cuts)."""
         if not len(self.cuts):
             return np.zeros((len(members), 0))
-        return (members[:, self.cuts].sum(axis=2) >= 2).astype(np.float64)
+        counted: NDArray[np.float64] = (members[:, self.cuts].sum(axis=2) >= 2).astype(np.float64)
+        return counted
 
     def _partners(self, conflict: NDArray[np.bool_]) -> NDArray[np.int32]:
         """For each item its positive, compatible partners by gain per size of the main resource, −1 behind."""

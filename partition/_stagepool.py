@@ -99,7 +99,7 @@ class StagePool:
             if self.cuts:
                 reduced = reduced - self._cut_rows(self.members).T @ side[2:]
             worst = max(0.0, float(reduced.max()))
-            now = (
+            now = float(
                 float(dual.sum())
                 + side[0] * self.most
                 - side[1] * self.least
@@ -128,7 +128,8 @@ class StagePool:
     def _cut_rows(self, members: NDArray[np.bool_]) -> NDArray[np.float64]:
         triples = np.array(self.cuts)
         inside = members[:, triples].sum(axis=2)
-        return (inside >= 2).T.astype(np.float64)
+        counted: NDArray[np.float64] = (inside >= 2).T.astype(np.float64)
+        return counted
 
     def _integers(
         self, least: int, bound: float, deadline: float, seed: int, workers: int
@@ -202,10 +203,10 @@ def separate(
     found.sort(reverse=True)
     use = np.zeros(n, dtype=np.int64)
     out: list[tuple[int, ...]] = []
-    for _, i, j, l in found:
-        if max(use[i], use[j], use[l]) < each:
-            out.append((i, j, l))
-            use[[i, j, l]] += 1
+    for _, i, j, h in found:
+        if max(use[i], use[j], use[h]) < each:
+            out.append((i, j, h))
+            use[[i, j, h]] += 1
         if len(out) >= most:
             break
     return out

@@ -103,7 +103,7 @@ def _pack(core: Core, order: NDArray[np.int64], stages: int, *, greedy: bool) ->
     for rank, i in enumerate(order):
         if core.conflict[i, i]:
             return None
-        allowed = (load + core.sizes[:, i : i + 1] <= upper).all(axis=0)
+        allowed = np.asarray((load + core.sizes[:, i : i + 1] <= upper).all(axis=0))
         mates = np.flatnonzero(core.conflict[i] & (labels >= 0))
         allowed[labels[mates]] = False
         # Keep enough items back to leave no stage empty.

@@ -1,6 +1,6 @@
-"""Dynamic programming over subsets: the exact answer for a handful of domains, with any cost per stage.
+r"""Dynamic programming over subsets: the exact answer for a handful of domains, with any cost per stage.
 
-f_t(S) = max over T ⊆ S that holds the lowest item of S of v(T) + f_{t−1}(S \\ T). Three to the power of n steps.
+f_t(S) = max over T ⊆ S that holds the lowest item of S of v(T) + f_{t−1}(S \ T). Three to the power of n steps.
 """
 
 from __future__ import annotations

@@ -140,9 +140,7 @@ def _violated(point: NDArray[np.float64], seen: set[tuple[int, int, int]], most:
         if flat.max() <= _EPSILON:
             continue
         top = np.argpartition(-flat, min(each, flat.size - 1))[:each]
-        for at in top:
-            if flat[at] > _EPSILON:
-                found.append((float(flat[at]), i, int(at // n), int(at % n)))
+        found += [(float(flat[at]), i, int(at // n), int(at % n)) for at in top if flat[at] > _EPSILON]
     found.sort(reverse=True)
     out = []
     for _, i, j, k in found:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .._progress import SILENT, Progress
 from ..errors import ConfigError, InfeasibleError, PlanError
+from ._solve import solve_problem
 from .plan import Plan
 from .planner import build_problem, plan_from_labels
 from .scaling import scaled
 from .settings import PlanSettings
 from .solution import Solution
-from ._solve import solve_problem
 
 if TYPE_CHECKING:
     from ..metrics.relations import Relations
@@ -121,8 +120,7 @@ class PlanExtension:
     def lines(self) -> tuple[str, ...]:
         """What happened and what to train again, one sentence each."""
         out = [f"+ {name}: stage {self.plan.stage_of(name) + 1}" for name in self.added]
-        for t in self.retrain:
-            out.append(f"retrain stage {t + 1}: {', '.join(self.plan.stages[t])}")
+        out += [f"retrain stage {t + 1}: {', '.join(self.plan.stages[t])}" for t in self.retrain]
         if self.affected:
             later = ", ".join(str(t + 1) for t in self.affected)
             out.append(f"stages {later} build on a retrained one: train them again for an exact final backbone")
@@ -162,7 +160,7 @@ def extend_plan(
         problem,
         must_link=(
             *problem.must_link,
-            *((index[a], index[b]) for stage in plan.stages for a, b in zip(stage, stage[1:], strict=False)),
+            *((index[a], index[b]) for stage in plan.stages for a, b in pairwise(stage)),
         ),
         cannot_link=(*problem.cannot_link, *((a, b) for n, a in enumerate(heads) for b in heads[n + 1 :])),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +61,7 @@ def stage_matrices(
 
 def order_score(order: Sequence[int], transfer: NDArray[np.float64], forgetting: NDArray[np.float64]) -> float:
     """The score of one order, by plain loops."""
-    score = sum(float(transfer[t, u]) for t, u in zip(order, order[1:], strict=False))
+    score = sum(float(transfer[t, u]) for t, u in pairwise(order))
     for a, t in enumerate(order):
         for u in order[a + 1 :]:
             score -= float(forgetting[t, u])

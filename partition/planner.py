@@ -12,6 +12,7 @@ import numpy as np
 from .._progress import SILENT, Progress
 from .._seeding import derive_seed, generator
 from ..errors import ConfigError, PlanError
+from ._solve import solve_problem
 from .confidence import bootstrap_confidence, phase_diagram, trivial_kind
 from .explain import explain_assignment
 from .order import best_order, order_score, stage_matrices
@@ -21,7 +22,6 @@ from .problem import Problem, make_problem
 from .scaling import Scaled, gain_of, scaled
 from .settings import PlanSettings
 from .solution import Solution
-from ._solve import solve_problem
 from .theory import bound_terms, corollary_check
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ def _sizes(relations: Relations, settings: PlanSettings) -> dict[str, dict[str, 
     for resource in {*settings.budget, *settings.minimum}:
         if resource not in out:
             raise ConfigError(
-                f"plan.budget.{resource}: nothing says what a domain takes of it; give plan.sizes.{resource} or use one of "
+                f"plan.budget.{resource}: nothing says what a domain takes of it; give plan.sizes.{resource} or "
+                f"use one of "
                 f"{', '.join(out)}."
             )
     used = {*settings.budget, *settings.minimum, *settings.sizes, "tokens", "domains"}
@@ -338,12 +339,14 @@ def _warnings(
         out.append("There is one domain only, so there is nothing to plan.")
     elif kind == "all in one":
         out.append(
-            f"The plan is trivial: these domains hardly conflict ({(gains >= 0).mean():.0%} of pairs gain by sharing a stage "
+            f"The plan is trivial: these domains hardly conflict ({(gains >= 0).mean():.0%} of pairs gain by "
+            f"sharing a stage "
             f"at lam = {settings.lam:g}), so one stage for all is best; plain joint training will do as well."
         )
     elif kind == "one per domain":
         out.append(
-            f"The plan is trivial: {(gains <= 0).mean():.0%} of pairs lose by sharing a stage at lam = {settings.lam:g} or the "
+            f"The plan is trivial: {(gains <= 0).mean():.0%} of pairs lose by sharing a stage at lam = "
+            f"{settings.lam:g} or the "
             "budget holds one domain a stage, so every domain trains alone; raise lam or the budget to see groups."
         )
     names = [settings.discrepancy] if isinstance(settings.discrepancy, str) else list(settings.discrepancy)
@@ -351,7 +354,8 @@ def _warnings(
         under = relations.under_floor(name) if k > 1 else None
         if under is not None and under[pairs].mean() >= 0.5:
             out.append(
-                f"{under[pairs].mean():.0%} of pairs cannot be told apart by {name!r}: these domains hardly conflict, and "
+                f"{under[pairs].mean():.0%} of pairs cannot be told apart by {name!r}: these domains hardly "
+                f"conflict, and "
                 "which of them share a stage may not matter."
             )
     if solution.status != "optimal":
@@ -362,7 +366,8 @@ def _warnings(
         out.append("The relations hold no bootstrap draws, so nothing is known about how sure the plan is.")
     if confidence is not None and confidence["fragile"]:
         out.append(
-            f"Fragile: {', '.join(confidence['fragile'])} change company under resampled text; more text would settle them."
+            f"Fragile: {', '.join(confidence['fragile'])} change company under resampled text; more text would "
+            f"settle them."
         )
     return tuple(out)
 

@@ -15,6 +15,7 @@ from .._seeding import generator
 from ._jit import have_compiler
 from ._start import feasible_start
 from .heuristic import Pool, search
+from .solution import canonical
 
 if TYPE_CHECKING:
     from ._solve import Run
@@ -25,6 +26,7 @@ __all__ = ["run_portfolio"]
 CLIQUE_LIMIT = 70
 COLUMN_LIMIT = 160
 TRIANGLE_LIMIT = 220
+_LINKAGE_FROM = 60
 
 
 def run_portfolio(run: Run, method: str) -> None:
@@ -34,7 +36,11 @@ def run_portfolio(run: Run, method: str) -> None:
     if not _start(run):
         return
     exact = method != "heuristic"
-    _anneal(run, pool, _first_share(run) if exact else run.left())
+    if exact:
+        # A fixed amount of work, so that the same seed starts the proof from the same partitions under any load.
+        _anneal(run, pool, _first_share(run), clock=0.5 * run.left())
+    else:
+        _anneal(run, pool, run.left())
     if not exact or run.proved():
         return
     if method == "clique" or core.labelled:
@@ -61,7 +67,7 @@ def _first_share(run: Run) -> float:
     share = 0.25 if n <= COLUMN_LIMIT else 0.8
     if n <= 24:
         wanted = 0.02 if n <= 12 else 0.1
-    return min(wanted if n <= COLUMN_LIMIT else np.inf, share * run.left())
+    return min(wanted if n <= COLUMN_LIMIT else np.inf, share * run.limit)
 
 
 def _start(run: Run) -> bool:
@@ -76,10 +82,18 @@ def _start(run: Run) -> bool:
     if labels is None:
         return False
     run.offer(labels)
+    if _LINKAGE_FROM < run.core.n <= min(400, 40 * run.limit) and not run.core.labelled:
+        # On large structured problems agglomeration is a better start than packing.
+        from ._start import repair
+        from .peers import average_linkage
+
+        joined = repair(run.core, canonical(average_linkage(run.core)), generator(run.seed, "heuristic", "linkage"))
+        if joined is not None:
+            run.offer(joined)
     return True
 
 
-def _anneal(run: Run, pool: Pool, seconds: float) -> None:
+def _anneal(run: Run, pool: Pool, seconds: float, clock: float | None = None) -> None:
     search(
         run.core,
         seconds=max(0.01, seconds),
@@ -90,6 +104,7 @@ def _anneal(run: Run, pool: Pool, seconds: float) -> None:
         on_better=lambda labels, value: run.offer(labels, value),
         enough=lambda value: run.proved(),
         deterministic=run.deterministic,
+        clock=clock,
     )
     if "annealing" not in run.steps:
         run.steps.append("annealing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def make_problem(
     """
     matrix = _gain(gain)
     k = len(matrix)
-    if not np.isscalar(kappa) or not np.isfinite(kappa):
+    if not np.isfinite(kappa):
         raise PlanError(f"solve: kappa is {kappa!r}; it must be a finite number.")
     labels = tuple(map(str, names)) if names is not None else tuple(map(str, range(k)))
     if len(labels) != k:
@@ -242,7 +243,7 @@ def _limit(value: Any, where: str, counts: dict[int, str]) -> Limit:
     if array.ndim > 1 or array.size == 0 or np.isnan(array).any() or (array < 0).any():
         raise PlanError(f"solve: the {where} must be a number of 0 or more, or one for each stage.")
     if array.ndim == 0:
-        return float(array)
+        return float(value)
     counts.setdefault(len(array), where)
     return tuple(float(x) for x in array)
 
@@ -270,7 +271,7 @@ def _pairs(groups: Sequence[Sequence[int]], k: int, where: str, *, chain: bool) 
         if len(items) < 2 or len(set(items)) < len(items) or not all(0 <= i < k for i in items):
             raise PlanError(f"solve: {where} {group!r} must hold two or more different indices below {k}.")
         if chain:
-            out.update((min(a, b), max(a, b)) for a, b in zip(items, items[1:], strict=False))
+            out.update((min(a, b), max(a, b)) for a, b in pairwise(items))
         else:
             out.update((min(a, b), max(a, b)) for n, a in enumerate(items) for b in items[n + 1 :])
     return tuple(sorted(out))

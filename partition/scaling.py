@@ -79,7 +79,8 @@ def noise_unit(relations: Relations, name: str) -> float:
     unit = float(np.median(width)) / 3.92 if len(width) else 1.0
     if not np.isfinite(unit) or unit <= 0:
         raise PlanError(
-            f"plan.scale: 'floor' needs intervals of {name!r} and they are empty; measure with bootstrap > 0 or use 'rank'."
+            f"plan.scale: 'floor' needs intervals of {name!r} and they are empty; measure with bootstrap > 0 or "
+            f"use 'rank'."
         )
     return unit
 
@@ -120,7 +121,8 @@ def _one(
 ) -> NDArray[np.float64]:
     if name not in relations.names:
         raise PlanError(
-            f"plan: the relations hold no measure {name!r}; they hold {', '.join(relations.names)}: measure it or choose another."
+            f"plan: the relations hold no measure {name!r}; they hold {', '.join(relations.names)}: measure it "
+            f"or choose another."
         )
     info = relations.info(name)
     if info.kind == "p-value":
@@ -135,7 +137,8 @@ def _one(
     if not np.isfinite(matrix).all():
         i, j = np.argwhere(~np.isfinite(matrix))[0]
         raise PlanError(
-            f"plan: {name!r} of {relations.domains[i]} and {relations.domains[j]} is not a number; measure again with more text."
+            f"plan: {name!r} of {relations.domains[i]} and {relations.domains[j]} is not a number; measure "
+            f"again with more text."
         )
     if info.kind != kind:
         # A similarity asked for as discrepancy (or the reverse) counts the other way round.

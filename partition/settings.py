@@ -151,7 +151,8 @@ class PlanSettings:
         for key, value in self.minimum.items():
             if key in self.budget and _number(value) and value > self.budget[key]:
                 faults.append(
-                    f"plan.minimum.{key}: {value:g} is above plan.budget.{key} {self.budget[key]:g}; lower one or raise the other."
+                    f"plan.minimum.{key}: {value:g} is above plan.budget.{key} {self.budget[key]:g}; lower one "
+                    f"or raise the other."
                 )
         for key, value in self.sizes.items():
             numbers = list(value.values()) if isinstance(value, Mapping) else [value]
@@ -164,9 +165,11 @@ class PlanSettings:
             elif not 1 <= pair[0] <= pair[1]:
                 faults.append(f"plan.stages: {self.stages!r} must satisfy 1 <= min <= max.")
         for name in ("must_link", "cannot_link"):
-            for group in getattr(self, name):
-                if isinstance(group, str) or len(group) < 2 or len(set(group)) < len(group):
-                    faults.append(f"plan.{name}: {group!r} must name two or more different domains.")
+            faults += [
+                f"plan.{name}: {group!r} must name two or more different domains."
+                for group in getattr(self, name)
+                if isinstance(group, str) or len(group) < 2 or len(set(group)) < len(group)
+            ]
         for domain, position in self.pin.items():
             if not isinstance(position, int) or isinstance(position, bool) or position == 0 or position < -1:
                 faults.append(f"plan.pin.{domain}: {position!r} must be 1 or more (1 is trained first) or -1 (last).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def objective_of(plan: Plan) -> float | None:
 
 def faults(plan: Plan) -> tuple[str, ...]:
     """One sentence for each number or constraint of the plan that does not hold."""
-    return tuple([*_value_faults(plan), *_budget_faults(plan), *_count_faults(plan), *_link_faults(plan)])
+    return (*_value_faults(plan), *_budget_faults(plan), *_count_faults(plan), *_link_faults(plan))
 
 
 def _value_faults(plan: Plan) -> list[str]:
@@ -37,7 +38,8 @@ def _value_faults(plan: Plan) -> list[str]:
     scale = max(1.0, abs(objective or 0.0))
     if objective is not None and plan.objective is not None and abs(objective - plan.objective) > _TOLERANCE * scale:
         out.append(
-            f"plan: the stored objective {plan.objective:.9g} is not that of its stages, {objective:.9g}; re-validate the plan after an edit."
+            f"plan: the stored objective {plan.objective:.9g} is not that of its stages, {objective:.9g}; "
+            f"re-validate the plan after an edit."
         )
     if objective is not None and plan.bound is not None and plan.bound < objective - _TOLERANCE * scale:
         out.append(f"plan: the bound {plan.bound:.9g} is below the objective {objective:.9g}; plan again.")
@@ -58,11 +60,13 @@ def _budget_faults(plan: Plan) -> list[str]:
             most, least = plan.budget.get(resource), minimum.get(resource)
             if most is not None and used > most * (1 + _TOLERANCE):
                 out.append(
-                    f"plan: stage {t + 1} takes {used:.10g} {resource}, over the budget of {most:.10g}; move a domain or raise it."
+                    f"plan: stage {t + 1} takes {used:.10g} {resource}, over the budget of {most:.10g}; move a "
+                    f"domain or raise it."
                 )
             if least is not None and used < least * (1 - _TOLERANCE):
                 out.append(
-                    f"plan: stage {t + 1} has {used:.10g} {resource}, under the minimum of {least:.10g}; merge stages or lower it."
+                    f"plan: stage {t + 1} has {used:.10g} {resource}, under the minimum of {least:.10g}; merge "
+                    f"stages or lower it."
                 )
     return out
 
@@ -81,16 +85,17 @@ def _count_faults(plan: Plan) -> list[str]:
 def _link_faults(plan: Plan) -> list[str]:
     out = []
     where = {name: t for t, stage in enumerate(plan.stages) for name in stage}
-    for group in plan.settings.get("must_link") or ():
-        if len({where.get(name) for name in group}) > 1:
-            out.append(f"plan: {', '.join(group)} must share a stage and do not; move them or drop the must_link.")
+    out += [
+        f"plan: {', '.join(group)} must share a stage and do not; move them or drop the must_link."
+        for group in plan.settings.get("must_link") or ()
+        if len({where.get(name) for name in group}) > 1
+    ]
     for group in plan.settings.get("cannot_link") or ():
-        for a in range(len(group)):
-            for b in range(a + 1, len(group)):
-                if group[a] in where and where[group[a]] == where.get(group[b]):
-                    out.append(
-                        f"plan: {group[a]} and {group[b]} must not share a stage and do; move one or drop the cannot_link."
-                    )
+        out += [
+            f"plan: {a} and {b} must not share a stage and do; move one or drop the cannot_link."
+            for a, b in combinations(group, 2)
+            if a in where and where[a] == where.get(b)
+        ]
     for name, position in (plan.settings.get("pin") or {}).items():
         target = position - 1 if position > 0 else len(plan.stages) + position
         if where.get(name) != target:

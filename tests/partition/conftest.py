@@ -5,7 +5,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-
 from kinfold.metrics.relations import Relations
 
 

@@ -200,8 +200,8 @@ def test_every_peer_is_feasible_or_says_why(name):
         problem = make_problem(gain + gain.T, **arguments)
         try:
             answer = run_peer(problem, name, seed=case)
-        except PlanError as fault:
-            assert name in str(fault)
+        except PlanError:
+            assert arguments, "without constraints every proposal stands"
             continue
         assert violations(problem, answer.assignment) == []
         assert answer.bound == np.inf

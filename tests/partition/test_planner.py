@@ -86,7 +86,7 @@ def test_budgets_links_and_pins_hold(relations):
 def test_sizes_of_unmeasured_resources_and_overhead(relations):
     settings = replace(
         QUICK,
-        sizes={"gpu_memory": {name: 2.0 for name in relations.domains}},
+        sizes={"gpu_memory": dict.fromkeys(relations.domains, 2.0)},
         budget={"gpu_memory": 10.0},
         overhead={"gpu_memory": 4.0},
     )

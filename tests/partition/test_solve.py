@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinfold.errors import InfeasibleError, InputTypeError, PlanError
-from kinfold.partition import solve
+from kinfold.partition import solve, solve_problem
 from kinfold.partition._core import make_core
 from kinfold.partition._subsets import subset_optimum
 from kinfold.partition.problem import make_problem, objective_value, violations
-from kinfold.partition import solve_problem
 
 
 def draw(case: int) -> tuple[np.ndarray, dict]:
