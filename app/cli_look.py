@@ -30,7 +30,7 @@ def register_demo(app: typer.Typer) -> None:
             ),
         ] = None,
     ) -> None:
-        """See everything once, on text that is already on this machine. No download; about five minutes.
+        """See everything once, on text that is already on this machine: no download, a few minutes.
 
         Harvests eight or more domains and a general corpus from installed packages, pretrains a small base model
         (kept for the next time), then measures, plans, trains, evaluates and reports.
