@@ -63,6 +63,15 @@ def make_manifest(
         "layout": layout,
         "model": dict(model),
         "corpora": {name: print_ for name, print_ in sorted(corpora.fingerprints.items()) if name in used},
+        # What no fingerprint of texts knows: how much of them is shown, and as what.
+        "roles": {
+            domain.name: {
+                "role": "general" if domain.general else "unlabelled" if domain.unlabelled else "planned",
+                "weight": float(domain.weight),
+            }
+            for domain in corpora
+            if domain.name in used
+        },
         "settings": settings.to_dict(),
     }
 
@@ -95,9 +104,10 @@ def open_folder(out: Path, manifest: Mapping[str, Any], *, resume: bool) -> bool
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: a file, not a folder; name another run folder.")
     if not record.exists():
+        # A run killed before its first file leaves at most hidden temporary files: whatever can be seen is another's.
         foreign = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] if out.exists() else []
-        if foreign and not resume:
-            raise RunError(f"{out}: not empty and no run; name another run folder.")
+        if foreign:
+            raise RunError(f"{out}: not empty and no run ({sorted(foreign)[0]} is there); name another run folder.")
         out.mkdir(parents=True, exist_ok=True)
         write_json(record, dict(manifest))
         return False

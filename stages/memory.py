@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryEstimate", "StorageMeter", "estimate_memory", "estimate_phrase"]
 
-_SCRATCH = {"cpu": 64 << 20, "cuda": 512 << 20, "mps": 512 << 20}  # logits alive at once in the chunked head
-
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -243,14 +241,14 @@ def _causal_config(model: Any) -> bool:
 
 def _head(model: Any, settings: TrainSettings, tokens: int, width: int, size: int) -> tuple[int, int]:
     """Bytes of the chunked head: while it runs, and what it keeps for the backward pass."""
-    import torch as _torch
+    from .losses._chunked import _chunk_rows
 
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     device = settings.device
     if device == "auto":
-        device = "cuda" if _torch.cuda.is_available() else "cpu"
-    kept = tokens * width * (size + 4)  # the selected states, and their gradient in fp32
-    scratch = min(_SCRATCH.get(device, 64 << 20), tokens * vocabulary * 4)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kept = 2 * tokens * width * size  # the selected states, and their gradient
+    scratch = _chunk_rows(tokens, vocabulary, 1, 4, torch.device(device)) * vocabulary * 4
     # In half precision each chunk also lives as a half-precision product and as its cast-down gradient.
     scratch *= 2 if size < 4 else 1
     return kept + scratch, kept

@@ -124,6 +124,14 @@ def test_changed_texts_are_refused_on_resume(toy_corpora: Path, tiny_llama_dir: 
     train(PLAN, load_corpora(copy), model=tiny_llama_dir, out=tmp_path / "run", settings=settings)
     with open(copy / "garden.jsonl", "a", encoding="utf-8") as stream:
         stream.write('{"text": "one more seed"}\n')
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("mine", encoding="utf-8")
+    with pytest.raises(RunError, match=r"no run \(config\.yaml is there\)"):
+        train(PLAN, load_corpora(copy), model=tiny_llama_dir, out=tmp_path / "mine", settings=settings, resume=True)
+    sources = {name: {"path": str(copy / f"{name}.jsonl"), "weight": 2.0} for name in PLAN.domains}
+    weighted = load_corpora({**sources, "general": {"path": str(copy / "general.jsonl"), "general": True}})
+    with pytest.raises(FingerprintError, match=r"roles\.garden\.weight: 1\.0 -> 2\.0"):
+        train(PLAN, weighted, model=tiny_llama_dir, out=tmp_path / "run", settings=settings, resume=True)
     with pytest.raises(FingerprintError, match=r"corpora\.garden"):
         train(PLAN, load_corpora(copy), model=tiny_llama_dir, out=tmp_path / "run", settings=settings, resume=True)
 
