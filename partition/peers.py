@@ -190,7 +190,8 @@ def _linkage(core: Core, *, single: bool) -> NDArray[np.int64]:
         if alive.sum() < 0.8 * len(alive):
             # Merged rows are dead weight: a quadratic scan a merge should see the living only.
             kept = np.flatnonzero(alive)
-            total, peak, clash = (m[np.ix_(kept, kept)] for m in (total, peak, clash))
+            living = np.ix_(kept, kept)
+            total, peak, clash = total[living], peak[living], clash[living]
             count, load, who, alive = count[kept], load[:, kept], who[kept], alive[kept]
         score = peak if single else total / (count[:, None] * count[None, :])
         allowed = alive[:, None] & alive[None, :] & ~clash

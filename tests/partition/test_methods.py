@@ -41,7 +41,7 @@ def test_the_best_order_beats_every_permutation(seed):
 
 def test_long_orders_are_permutations_keep_pins_and_beat_random():
     rng = np.random.default_rng(0)
-    transfer, forgetting = rng.normal(size=(14, 14)), rng.normal(size=(14, 14))
+    transfer, forgetting = rng.normal(size=(18, 18)), rng.normal(size=(18, 18))
     found = best_order(transfer, forgetting, pin={3: 0, 7: 17}, seed=1)
     assert sorted(found.order) == list(range(18))
     assert found.order[0] == 3
