@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kinfold
 import pytest
 import typer
 from kinfold.app.cli import app, main
@@ -260,3 +261,8 @@ def test_readme_python_uses_names_that_exist() -> None:
         compile(block, "README.md", "exec")
     for name in names:
         assert callable(getattr(kinfold, name))
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "kinfold", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["kinfold", kinfold.__version__]
