@@ -109,7 +109,15 @@ def main() -> None:
         samples = collect(corpora, MeasureSettings(samples=2)).samples
         found += [[name, *row] for row in self_divergence(samples, 2)]
         ranks += imbalance(samples, name, options.draws)
-    head = ["data", "tokens a sample", "pairs", "mean js", "95 % of |js| below", "largest |js|", "mean plug-in"]
+    head = [
+        "data",
+        "tokens a sample",
+        "pairs",
+        "mean js",
+        "95 % of absolute js below",
+        "largest absolute js",
+        "mean plug-in",
+    ]
     print(table(found, head), end="\n\n")
     head = ["data", "sizes in tokens", *MEASURES, "js, lowest rung, one halving"]
     print(table(ranks, head))
