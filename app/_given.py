@@ -59,13 +59,11 @@ def find_relations(plan: PathLike) -> Path | None:
 
 def plan_of(relations: Relations, folder: Path, plan: Plan | PathLike | None) -> Plan | None:
     """The plan that was given, else a `plan.json` in or beside `folder` that was made from these relations."""
-    from ..partition import Plan
-
     if plan is not None:
         return given_plan(plan)
     for path in (folder / "plan.json", folder.absolute().parent / "plan.json"):
         if path.exists():
-            made = Plan.load(path)
+            made = given_plan(path)
             if made.fingerprints.get("relations") == relations.digest:
                 return made
     return None
@@ -107,13 +105,22 @@ def given_run(value: Any) -> Run:
 
 
 def given_plan(value: Any) -> Plan:
-    """A plan, or the plan in a file."""
+    """A plan, or the plan in a file.
+
+    A file whose stages were edited by hand keeps neither its objective nor its proof: both are worked out again.
+
+    Raises
+    ------
+    PlanError
+        When there is no such plan, or an edit broke one of its constraints.
+    """
     from ..partition import Plan
 
     if isinstance(value, Plan):
         return value
     if isinstance(value, (str, os.PathLike)):
-        return Plan.load(Path(value))
+        plan = Plan.load(Path(value))
+        return plan if plan.status == "given" or not plan.verify() else plan.revalidated()
     raise InputTypeError(f"plan={value!r}: must be what kinfold.plan returns, or its file.")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import kinfold
 import pytest
+from kinfold.app._given import given_plan
 from kinfold.app.cli import app
 from kinfold.app.config import resolve
 from kinfold.app.tables import accuracy_table, dry_run_views, explain_table, solvers_table
@@ -151,6 +152,23 @@ def test_the_python_api_on_the_same_files(flow: Path, toy_corpora: Path) -> None
     corpora = kinfold.load_corpora(toy_corpora, limit=20)
     assert set(corpora.names) >= set(NAMES)
     assert kinfold.report(flow / "run").name == "report.html"
+
+
+def test_an_edited_plan_loses_its_proof(flow: Path, tmp_path: Path) -> None:
+    values = json.loads((flow / "plan.json").read_text(encoding="utf-8"))
+    proved = given_plan(flow / "plan.json")
+    assert proved.certificate == "proved optimal"
+    (a, *rest), (b, *others) = values["stages"]
+    values["stages"] = [[b, *rest], [a, *others]]
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(values))
+    plan = given_plan(edited)
+    assert plan.stages == ((b, *rest), (a, *others))
+    assert plan.certificate != "proved optimal"
+    assert plan.objective is not None
+    assert proved.objective is not None
+    assert plan.objective < proved.objective
+    assert not plan.verify()
 
 
 def test_the_python_api_refuses_politely(flow: Path, tmp_path: Path) -> None:
