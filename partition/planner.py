@@ -388,9 +388,3 @@ def _json(value: Any) -> Any:
 def _locked(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     matrix.setflags(write=False)
     return matrix
-
-
-def _check_stages(plan: Plan) -> None:
-    faults = plan.verify()
-    if faults:
-        raise PlanError(" ".join(faults))
