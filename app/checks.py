@@ -8,6 +8,7 @@ from typing import Any
 
 from .._progress import Progress
 from ..errors import CorpusError, ModelError
+from ._given import given_plan
 from .config import KinfoldConfig
 from .progress import clean
 
@@ -36,7 +37,10 @@ class Checked:
                 f"model {self.model['path']}: {self.model['architecture']}, vocabulary {self.model['vocabulary']}"
             )
         if self.plan is not None:
-            parts.append(f"plan {self.plan['path']}: {len(self.plan['stages'])} stages, fits the corpora")
+            fits = ", fits the corpora" if self.summary is not None else ""
+            parts.append(f"plan {self.plan['path']}: {len(self.plan['stages'])} stages{fits}")
+            if self.plan["edited"]:
+                parts.append(f"the plan was edited by hand: its proof is gone, {self.plan['certificate']} remains")
         parts += [f"warning: {clean(text)}" for text in self.warnings]
         if not self.bad:
             parts.append("Everything can be used." if not self.warnings else "Usable, with the warnings above.")
@@ -123,10 +127,8 @@ def _check_plan(path: Path, corpora: Any) -> dict[str, Any]:
     from ..errors import PlanError
     from ..partition import Plan
 
-    plan = Plan.load(path)
-    faults = plan.verify()
-    if faults:
-        raise PlanError(f"{path}: {' '.join(faults)}")
+    plan = given_plan(path)
+    edited = plan != Plan.load(path)
     if corpora is not None:
         from ..partition import check_fingerprints
 
@@ -135,7 +137,12 @@ def _check_plan(path: Path, corpora: Any) -> dict[str, Any]:
         if missing:
             raise PlanError(f"{path}: plans {missing[0]!r}, which the corpora lack; plan again or add the domain.")
         check_fingerprints(plan, {"corpora": corpora.fingerprints})
-    return {"path": str(path), "stages": [list(stage) for stage in plan.stages], "certificate": plan.certificate}
+    return {
+        "path": str(path),
+        "stages": [list(stage) for stage in plan.stages],
+        "certificate": plan.certificate,
+        "edited": edited,
+    }
 
 
 def corpora_table(summary: Any) -> Any:

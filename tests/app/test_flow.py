@@ -169,6 +169,9 @@ def test_an_edited_plan_loses_its_proof(flow: Path, tmp_path: Path) -> None:
     assert proved.objective is not None
     assert plan.objective < proved.objective
     assert not plan.verify()
+    checked = answer("validate", "--plan", str(edited))
+    assert checked["plan"]["edited"]
+    assert not answer("validate", "--plan", str(flow / "plan.json"))["plan"]["edited"]
 
 
 def test_the_python_api_refuses_politely(flow: Path, tmp_path: Path) -> None:
