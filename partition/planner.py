@@ -11,7 +11,7 @@ import numpy as np
 
 from .._progress import SILENT, Progress
 from .._seeding import derive_seed, generator
-from ..errors import ConfigError, PlanError
+from ..errors import ConfigError
 from ._solve import solve_problem
 from .confidence import bootstrap_confidence, phase_diagram, trivial_kind
 from .explain import explain_assignment
