@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--overhead", action="store_true", help="only the executor's overhead, on a tiny model")
     options = parser.parse_args()
     if options.overhead:
-        options.hidden, options.layers, options.documents = 64, 2, 200
+        options.hidden, options.layers, options.documents = 64, 2, 40
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     corpora = load_corpora(options.corpora)
