@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from _partition_instances import Instance, planning, public, random_weights
-
 from kinfold.errors import KinfoldError
 from kinfold.partition import solve
 from kinfold.partition.settings import PEERS
