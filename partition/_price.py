@@ -50,7 +50,7 @@ def price(
         (n, w), the cuts of each item, −1 ends
     threshold : sets worth less are of no interest; with `climb` it rises above each set found
     found : int64 (K, words), output bit masks of 62 items a word; values : float64 (K,), output
-    whole, real : int64 and float64 scratch of shapes (4, w, w), w >= max(n, c) + 2
+    whole, real : int64 and float64 scratch of shapes (4, w, w), w >= max(n, c, 6) + 2
     result : float64 (4,), output: nodes, 1 when the search is complete, upper bound on any set's worth, sets found
 
     Returns the number of sets stored; with `climb` the last ones are the best.
@@ -63,15 +63,19 @@ def price(
     state = whole[1]  # row 0: count per depth; 1: position; 2: chosen; 3: marks; 4: order; 5..: load per resource
     contribution = real[0]
     margin = real[1]
-    scratch = real[2]  # row 0: p; 1: density; 2: value per depth; 3: rest bound per depth; 4: slack in double sums
+    relief = real[3]  # what the bound must not charge: half the price of every cut that is held once
+    # row 0: p; 1: density; 2: value per depth; 3: rest bound per depth; 5, 6: what a new member changes in margin, relief
+    scratch = real[2]
     counts, position, chosen, marks, order = state[0], state[1], state[2], state[3], state[4]
     p, density, worth, rest = scratch[0], scratch[1], scratch[2], scratch[3]
     load = whole[2]
     held = whole[3, 0]
     shift = scratch[5]
+    ease = scratch[6]
     for i in range(n + 2):
         marks[i] = 0
         shift[i] = 0.0
+        ease[i] = 0.0
     for c in range(cuts.shape[0]):
         held[c] = 0
     stamp = 0
@@ -96,6 +100,7 @@ def price(
         if fits:
             cand[0, count] = i
             margin[0, count] = -dual[i]
+            relief[0, count] = 0.0
             count += 1
     counts[0] = count
     depth = 0
@@ -156,7 +161,7 @@ def price(
                                 break
                             if marks[o] == stamp:
                                 pull += gain[j, o]
-                    p[c] = margin[depth, c] + 0.5 * pull
+                    p[c] = margin[depth, c] + relief[depth, c] + 0.5 * pull
                     if p[c] > 0.0:
                         size = float(sizes[main, j]) if main >= 0 else 0.0
                         density[c] = p[c] / size if size > 0.0 else 1e300
@@ -191,6 +196,7 @@ def price(
                         if bound + min(0.0, extra) + slack >= threshold:
                             cand[depth, kept] = j
                             margin[depth, kept] = margin[depth, c]
+                            relief[depth, kept] = relief[depth, c]
                             contribution[depth, kept] = extra
                             kept += 1
                 before = count
@@ -203,15 +209,18 @@ def price(
                 extra = contribution[depth, a]
                 j = cand[depth, a]
                 m = margin[depth, a]
+                free = relief[depth, a]
                 at = a
                 while at > 0 and contribution[depth, at - 1] < extra:
                     contribution[depth, at] = contribution[depth, at - 1]
                     cand[depth, at] = cand[depth, at - 1]
                     margin[depth, at] = margin[depth, at - 1]
+                    relief[depth, at] = relief[depth, at - 1]
                     at -= 1
                 contribution[depth, at] = extra
                 cand[depth, at] = j
                 margin[depth, at] = m
+                relief[depth, at] = free
             counts[depth] = count
             position[depth] = 0
             rest[depth] = bound
@@ -265,9 +274,11 @@ def price(
             if held[c] == 0:
                 for t in range(3):
                     shift[cuts[c, t]] -= cut_price[c]
+                    ease[cuts[c, t]] += 0.5 * cut_price[c]
             elif held[c] == 1:
                 for t in range(3):
                     shift[cuts[c, t]] += cut_price[c]
+                    ease[cuts[c, t]] -= 0.5 * cut_price[c]
         count = 0
         for c in range(at + 1, counts[depth]):
             o = cand[depth, c]
@@ -281,6 +292,7 @@ def price(
             if fits:
                 cand[depth + 1, count] = o
                 margin[depth + 1, count] = margin[depth, c] + gain[j, o] + shift[o]
+                relief[depth + 1, count] = relief[depth, c] + ease[o]
                 count += 1
         for q in range(cuts_of.shape[1]):
             c = cuts_of[j, q]
@@ -288,6 +300,7 @@ def price(
                 break
             for t in range(3):
                 shift[cuts[c, t]] = 0.0
+                ease[cuts[c, t]] = 0.0
         if count > 0:
             for q in range(cuts_of.shape[1]):
                 c = cuts_of[j, q]

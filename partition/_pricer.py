@@ -63,7 +63,8 @@ class Pricer:
         """Triples of items of which a stage that holds two or more pays a price (subset-row cuts)."""
         n = self.n
         self.cuts = np.ascontiguousarray(cuts, dtype=np.int32)
-        width = max(n, len(cuts)) + 2
+        # Scratch rows beyond the items (density, shifts, marks) need at least this much room.
+        width = max(n, len(cuts), 6) + 2
         self.whole = np.zeros((4, width, width), dtype=np.int64)
         self.real = np.zeros((4, width, width))
         lists: list[list[int]] = [[] for _ in range(n)]
