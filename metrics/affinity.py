@@ -95,10 +95,8 @@ def affinity_measures(
             work, symmetric = table[name]
             out[name] = _halves(work, labelled, symmetric, settings.agreement, seed)
         elif name == "proxy_a_distance" and embedding is not None:
-            plain = [
-                _Labelled(np.asarray(x[: settings.affinity_documents], np.float64), np.zeros(len(x), np.int64))
-                for x in embedding.vectors
-            ]
+            kept = [np.asarray(x[: settings.affinity_documents], np.float64) for x in embedding.vectors]
+            plain = [_Labelled(x, np.zeros(len(x), np.int64)) for x in kept]
             out[name] = _halves(
                 lambda data, s: proxy_a_distance([d.x for d in data], s), plain, True, settings.agreement, seed
             )

@@ -64,7 +64,7 @@ def price(
     contribution = real[0]
     margin = real[1]
     relief = real[3]  # what the bound must not charge: half the price of every cut that is held once
-    # row 0: p; 1: density; 2: value per depth; 3: rest bound per depth; 5, 6: what a new member changes in margin, relief
+    # row 0: p; 1: density; 2: value per depth; 3: rest bound per depth; 5, 6: change of margin, relief
     scratch = real[2]
     counts, position, chosen, marks, order = state[0], state[1], state[2], state[3], state[4]
     p, density, worth, rest = scratch[0], scratch[1], scratch[2], scratch[3]

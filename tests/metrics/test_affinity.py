@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinfold.corpora import load_corpora
 from kinfold.errors import InputError
-from kinfold.metrics import cosine_matrix, h_score, h_score_report
+from kinfold.metrics import MeasureSettings, cosine_matrix, h_score, h_score_report, measure
 from kinfold.metrics.affinity import _auc, agreement_of, class_mean_cosine, probe_transfer, proxy_a_distance
 from kinfold.metrics.embeddings import bootstrap_weights, cosine_table
 from kinfold.metrics.gradients import affinity_from_halves, sketch
@@ -211,3 +212,12 @@ def test_ranking_turns_discrepancies_round_and_covers_zero_for_noise():
     assert "mmd2_p" not in found
     with pytest.raises(InputError, match="at least 3"):
         rank_measures({"js": np.eye(2)}, np.eye(2))
+
+
+def test_fewer_documents_for_affinity_than_were_sampled(toy_corpora):
+    few = MeasureSettings(
+        bootstrap=4, permutations=20, samples=40, affinity_documents=20, vocabulary=500, lsa_dimensions=16,
+        measures=("js", "proxy_a_distance"), agreement=-1.0,
+    )  # fmt: skip
+    found = measure(load_corpora(toy_corpora), settings=few)
+    assert np.isfinite(found.matrix("proxy_a_distance")).all()
