@@ -69,6 +69,9 @@ def collect(
     mark = fingerprint(made)
     counter = TokenCounter(made)
     out: list[DomainSample] = []
+    if _ranks()[1] > 1:
+        # Ranks may see different caches, and one that does not count would leave the others waiting for ever.
+        cache = None
     with progress.task("counting tokens", total=len(domains), unit="domains") as task:
         for domain in domains:
             key = digest(
@@ -86,8 +89,7 @@ def collect(
             )
             file = None if cache is None else Path(cache) / "tokens" / f"{key}.npz"
             sample = None if file is None else _read(file, domain.name)
-            # Ranks may see different caches (another node, another run at the same time): all count, or none does.
-            if not _all_ranks(sample is not None) or sample is None:
+            if sample is None:
                 share = _count(domain, counter, made, settings, seed)
                 sample = sampling.finish(
                     domain.name,
@@ -146,7 +148,7 @@ def _count(domain: Domain, counter: TokenCounter, tokenizer: Any, settings: Meas
         share = shares[0]
         for other in shares[1:]:
             share.merge(other)
-    return share if ranks == 1 else _reduce(share)
+    return share if ranks == 1 else _reduce(share, rank)
 
 
 # ------------------------------------------------------------------ ranks
@@ -164,18 +166,7 @@ def _ranks() -> tuple[int, int]:
     return 0, 1
 
 
-def _all_ranks(flag: bool) -> bool:
-    """Whether `flag` holds on every rank."""
-    if _ranks()[1] == 1:
-        return flag
-    import torch.distributed as dist
-
-    flags: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(flags, flag)
-    return all(flags)
-
-
-def _reduce(share: Share) -> Share:
+def _reduce(share: Share, rank: int) -> Share:
     """Sum counts over ranks and merge sketches: integers and sets, so every rank gets the same, bit for bit."""
     import torch
     import torch.distributed as dist
