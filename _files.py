@@ -23,6 +23,7 @@ __all__ = [
     "name_of",
     "read_json",
     "slug",
+    "user_cache",
     "write_json",
     "write_text",
 ]
@@ -56,8 +57,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -73,7 +74,7 @@ def atomic_dir(target: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:40]}."))
-    os.chmod(temporary, 0o777 & ~_umask())
+    temporary.chmod(0o777 & ~_umask())
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -83,8 +84,8 @@ def atomic_dir(target: str | os.PathLike[str]) -> Iterator[Path]:
         old = None
         if target.exists():
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:40]}.old."))
-            os.replace(target, old)
-        os.replace(temporary, target)
+            target.replace(old)
+        temporary.replace(target)
         _sync_folder(target.parent)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
@@ -143,6 +144,15 @@ def name_of(slugged: str) -> str:
     'a b/..'
     """
     return unquote(slugged)
+
+
+def user_cache() -> Path:
+    """Where Kinfold keeps what can be made again: KINFOLD_CACHE, else XDG_CACHE_HOME/kinfold, else ~/.cache/kinfold."""
+    if named := os.environ.get("KINFOLD_CACHE"):
+        return Path(named).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "kinfold"
+    return Path("~/.cache").expanduser() / "kinfold"
 
 
 def digest(*parts: Any) -> str:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from .._compile import kernel
 
 __all__ = ["pair_sums", "rbf_block"]
 
@@ -137,6 +139,6 @@ def _rbf_block(gram: Any, left: Any, right: Any, scale: float, rows: Any, column
             columns[b] += line[b]
 
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"contract", "reassoc", "nsz", "nnan", "ninf"}}
-pair_sums = njit(**_OPTIONS)(_pair_sums)
-rbf_block = njit(**_OPTIONS)(_rbf_block)
+_FASTMATH = {"contract", "reassoc", "nsz", "nnan", "ninf"}
+pair_sums = kernel(_pair_sums, fastmath=_FASTMATH)
+rbf_block = kernel(_rbf_block, fastmath=_FASTMATH)

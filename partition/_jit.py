@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from .._compile import kernel
+
 __all__ = ["compiled", "have_compiler"]
 
 
@@ -25,11 +27,4 @@ def have_compiler() -> bool:
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as a machine-code kernel that releases the GIL."""
-    import numba
-
-    try:
-        kernel = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        # No folder to cache in can be written: compile anew in every process.
-        kernel = numba.njit(cache=False, nogil=True)(function)
-    return kernel
+    return kernel(function)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from ..._files import atomic_dir, digest, file_digest, read_json, write_json
+from ..._files import atomic_dir, digest, file_digest, read_json, user_cache, write_json
 from ..._progress import SILENT, Progress
 from ...errors import InputError
 from .settings import BaseSettings
@@ -21,14 +20,8 @@ _RECORD = "base.json"
 
 
 def cache_folder(given: Path | None = None) -> Path:
-    """Where base models are kept: `given`, else KINFOLD_CACHE, else XDG_CACHE_HOME/kinfold, else ~/.cache/kinfold."""
-    if given is not None:
-        return Path(given)
-    if os.environ.get("KINFOLD_CACHE"):
-        return Path(os.environ["KINFOLD_CACHE"]).expanduser()
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "kinfold"
-    return Path("~/.cache/kinfold").expanduser()
+    """Where base models are kept: `given`, else the user's cache folder."""
+    return user_cache() if given is None else Path(given)
 
 
 def base_model(

@@ -1,0 +1,47 @@
+"""Machine-code kernels, kept in the user's cache and never beside the source.
+
+A kernel file inside an installed package is unknown to pip: it would survive an uninstall and leave a folder `kinfold`
+behind, which Python then takes for a namespace package and imports instead of an editable install.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ._files import user_cache
+
+__all__ = ["kernel"]
+
+
+def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`function` compiled by numba on its first call, without the GIL; `options` as of `numba.njit`.
+
+    The compiled code is cached in `NUMBA_CACHE_DIR`, else in Kinfold's cache folder; where neither can be written, each
+    process compiles anew.
+    """
+    import numba
+    from numba.core import config as numba_config
+
+    config: Any = numba_config  # its settings are set at run time, where no checker sees them
+    given = config.CACHE_DIR
+    folder = given or str(user_cache() / "kernels")
+    try:
+        # numba asks for its folder while it decorates, and only then.
+        config.CACHE_DIR = folder
+        compiled: Callable[..., Any] = numba.njit(cache=_writable(folder), nogil=True, **options)(function)
+    finally:
+        config.CACHE_DIR = given
+    return compiled
+
+
+def _writable(folder: str) -> bool:
+    import tempfile
+    from pathlib import Path
+
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
