@@ -17,6 +17,7 @@ from .._seeding import generator
 from ..errors import PlanError
 from ._core import Core, make_core
 from ._start import repair
+from .plan import relative_gap
 from .problem import Problem, objective_value, violations
 from .settings import PEERS
 from .solution import Solution, canonical
@@ -107,12 +108,11 @@ def compare_solvers(
             )
             continue
         objective = float(np.mean([one.objective for one in found]))
-        gap = (solution.bound - objective) / (abs(solution.bound) or 1.0)
         rows.append(
             {
                 "name": name,
                 "objective": objective,
-                "gap": _finite(max(0.0, gap)),
+                "gap": _finite(relative_gap(objective, solution.bound)),
                 "seconds": (time.monotonic() - begin) / len(found),
                 "stages": found[0].stages,
                 "feasible": True,

@@ -70,7 +70,8 @@ def write_card(out: Path, manifest: Mapping[str, Any], evaluation: Mapping[str, 
     if general:
         lines += [
             "",
-            f"General text ({_plain(general['domain'])}): loss {general['before']['loss']:.3f} before, "
+            f"General text ({_plain(general['domain'])}, {general['split']} split): "
+            f"loss {general['before']['loss']:.3f} before, "
             f"{general['after']['loss']:.3f} after (mean over the domains' adapters).",
         ]
     lora = settings["lora"]

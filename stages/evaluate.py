@@ -209,6 +209,7 @@ class Evaluator:
         mean = Scores(np.mean([s.sums for s in served_by], axis=0), first.counts)
         return {
             "domain": self.general.domain,
+            "split": _general_split(self.corpora, self.split),
             "before": summary(first, draws=draws, seed=seed),
             "after": summary(mean, draws=draws, seed=seed),
             "by_domain": {name: s.mean for name, s in zip(self.domains, served_by, strict=True)},
@@ -218,15 +219,21 @@ class Evaluator:
     def _alignment(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
         if len(self.domains) < 2:
             return None
-        from ..metrics.mmd import mmd2_matrix
+        from ..metrics.mmd import default_bandwidths, median_sq_dist, mmd2_matrix
 
         sizes = [len(before[f"features.{i}"]) for i in range(len(self.domains))]
         if min(sizes) < 2:
             return None
-        matrices = [
-            mmd2_matrix([arrays[f"features.{i}"] for i in range(len(self.domains))]) for arrays in (before, after)
-        ]
-        return {"mmd2_before": matrices[0].tolist(), "mmd2_after": matrices[1].tolist(), "documents": sizes}
+        samples = [[arrays[f"features.{i}"] for i in range(len(self.domains))] for arrays in (before, after)]
+        # One kernel for both, or a change of the features' scale alone would look like a change of distance.
+        bandwidths = default_bandwidths(median_sq_dist([*samples[0], *samples[1]]))
+        matrices = [mmd2_matrix(some, bandwidths) for some in samples]
+        return {
+            "mmd2_before": matrices[0].tolist(),
+            "mmd2_after": matrices[1].tolist(),
+            "bandwidths": list(bandwidths),
+            "documents": sizes,
+        }
 
     def _h_score(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
         if self.base.task != "classification":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..partition.plan import Plan
     from .settings import TrainSettings
 
-__all__ = ["differences", "environment", "make_manifest", "open_folder", "write_config"]
+__all__ = ["differences", "environment", "make_manifest", "open_folder", "roles", "write_config"]
 
 # Changing these does not change what is trained.
 _FREE = frozenset(
@@ -33,6 +33,17 @@ _FREE = frozenset(
         "kinfold",
     }
 )
+
+
+def roles(corpora: Corpora) -> dict[str, dict[str, Any]]:
+    """What no fingerprint of texts knows of each domain: as what it is shown, and how much of it."""
+    return {
+        domain.name: {
+            "role": "general" if domain.general else "unlabelled" if domain.unlabelled else "planned",
+            "weight": float(domain.weight),
+        }
+        for domain in corpora
+    }
 
 
 def make_manifest(
@@ -63,15 +74,7 @@ def make_manifest(
         "layout": layout,
         "model": dict(model),
         "corpora": {name: print_ for name, print_ in sorted(corpora.fingerprints.items()) if name in used},
-        # What no fingerprint of texts knows: how much of them is shown, and as what.
-        "roles": {
-            domain.name: {
-                "role": "general" if domain.general else "unlabelled" if domain.unlabelled else "planned",
-                "weight": float(domain.weight),
-            }
-            for domain in corpora
-            if domain.name in used
-        },
+        "roles": {name: role for name, role in roles(corpora).items() if name in used},
         "settings": settings.to_dict(),
     }
 

@@ -79,6 +79,7 @@ def compare(
     from ...metrics import MeasureSettings
     from ...partition import PlanSettings, make_plan
     from ...stages import TrainSettings
+    from ...stages.manifest import roles
     from ...stages.model import model_fingerprint
     from ._conditions import condition
     from ._grid import grid_summary, grid_variants, shortened
@@ -110,7 +111,7 @@ def compare(
                 task.advance()
 
     def jobs_of(some: Sequence[Variant], texts: Corpora, about: str = "") -> list[Job]:
-        prints = {"corpora": texts.fingerprints, "model": model_print}
+        prints = {"corpora": texts.fingerprints, "roles": roles(texts), "model": model_print}
         return [Job(run, texts, run.key(prints), about) for run in some]
 
     main = jobs_of(runs, corpora)
