@@ -19,7 +19,12 @@ class Task(Protocol):
         """Add finished work, in the task's unit."""
 
     def update(
-        self, *, completed: float | None = None, total: float | None = None, description: str | None = None, note: str = ""
+        self,
+        *,
+        completed: float | None = None,
+        total: float | None = None,
+        description: str | None = None,
+        note: str = "",
     ) -> None:
         """Set any of the bar's parts; `note` is a short free text such as `loss 2.31`."""
 
@@ -42,7 +47,12 @@ class _SilentTask:
         pass
 
     def update(
-        self, *, completed: float | None = None, total: float | None = None, description: str | None = None, note: str = ""
+        self,
+        *,
+        completed: float | None = None,
+        total: float | None = None,
+        description: str | None = None,
+        note: str = "",
     ) -> None:
         pass
 

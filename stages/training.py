@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .._files import slug, write_json
 from .._progress import SILENT, Progress
@@ -27,6 +27,8 @@ from .run import Run
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..corpora import Corpora
     from ..partition.plan import Plan
     from .bank import FrozenShared
@@ -388,7 +390,7 @@ def prepared_stage(
             import torch
 
             # Only steps run compiled; evaluation has other shapes and would compile them all again.
-            trained = replace(base, backbone=torch.compile(base.backbone, dynamic=True))
+            trained = replace(base, backbone=cast("nn.Module", torch.compile(base.backbone, dynamic=True)))
         yield Stepper(
             trained,
             bank,

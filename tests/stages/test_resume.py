@@ -60,10 +60,14 @@ def start(corpora: Path, model: Path, out: Path) -> int:
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(
     toy_corpora: Path, tiny_llama_dir: Path, tmp_path: Path
 ) -> None:
-    began = time.monotonic()
-    child = start(toy_corpora, tiny_llama_dir, tmp_path / "whole")
-    assert os.waitpid(child, 0)[1] == 0
-    whole = time.monotonic() - began
+    whole = 0.0
+    # Timed the second time: the first may compile kernels for longer than a run takes, and no kill would come in time.
+    for name in ("first", "whole"):
+        began = time.monotonic()
+        child = start(toy_corpora, tiny_llama_dir, tmp_path / name)
+        assert os.waitpid(child, 0)[1] == 0
+        whole = time.monotonic() - began
+    assert fingerprint(tmp_path / "first") == fingerprint(tmp_path / "whole")
     rng = random.Random(0)
     out, kills = tmp_path / "killed", 0
     for _ in range(60):
