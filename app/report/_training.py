@@ -111,7 +111,7 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
     chart(
         "memory",
         "Peak memory, GiB",
-        "The most memory in use so far: of the GPU's allocator, or of the whole process on a CPU. A step up is a stage "
+        "The most memory in use so far: of the GPU’s allocator, or of the whole process on a CPU. A step up is a stage "
         "that needs more than those before.",
         [("GiB", None, _column(rows, "memory") / 2**30)],
         zero=True,

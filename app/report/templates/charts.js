@@ -128,7 +128,7 @@ function forest(host, outcome) {
         const num = draw("text", { x: labels - 12, y: y + 0.5, "text-anchor": "middle", "dominant-baseline": "central", "font-size": 9.5 }); num.textContent = r.stage + 1; num.style.fill = `var(--on)`; num.setAttribute("class", stageClass(r.stage)); num.style.fontWeight = "700"; g.append(num);
       }
       const label = draw("text", { class: "name", x: labels - 26, y, "text-anchor": "end", "dominant-baseline": "central", "font-size": step < 22 ? 11 : 12.5 });
-      label.textContent = shorten(r.name, narrow ? 12 : 26); g.append(label);
+      label.textContent = shorten(r.name, Math.floor((labels - 26) / (step < 22 ? 6.5 : 7.2))); g.append(label);
       if (r.snapshot_change !== null && r.snapshot_change !== undefined && outcome.has_snapshot) g.append(draw("path", { class: "whisker thin", d: `M${x(r.snapshot_change)} ${y - 6}V${y + 6}` }));
       if (r.low !== null) g.append(draw("line", { class: "whisker", x1: x(r.low), x2: x(r.high), y1: y, y2: y }));
       const at = x(r.change);

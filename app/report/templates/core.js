@@ -32,6 +32,8 @@ const name = (i) => el("bdi", null, NAMES[i]);
 
 function shorten(text, limit) {
   const letters = Array.from(text);
+  /* Ideographs, kana and hangul are nearly twice as wide as Latin letters. */
+  if (/[\u2e80-\u9fff\uac00-\ud7af\uff01-\uff60]/.test(text)) limit = Math.max(3, Math.ceil(limit * 0.6));
   if (letters.length <= limit) return text;
   const head = Math.ceil((limit - 1) * 0.6);
   return letters.slice(0, head).join("") + "…" + letters.slice(letters.length - (limit - 1 - head)).join("");
@@ -51,7 +53,7 @@ function show(value, digits = 3) {
   }
   return text.replace("-", "−");
 }
-const brief = (v) => (Math.abs(v) >= 1e6 ? `${+(v / 1e6).toFixed(2)} M` : Math.abs(v) >= 1e4 ? `${+(v / 1e3).toFixed(1)} k` : show(v)).replace("-", "−");
+const brief = (v) => (Math.abs(v) >= 1e6 ? `${+(v / 1e6).toFixed(2)} M` : Math.abs(v) >= 1e3 ? `${+(v / 1e3).toFixed(2)} k` : show(v)).replace("-", "−");
 const fixed = (value, decimals = 3) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(decimals).replace(/^-(?=[0.]+$)/, "").replace("-", "−"));
 const signed = (value, digits) => (value > 0 ? "+" : "") + show(value, digits);
 

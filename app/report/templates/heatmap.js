@@ -111,7 +111,7 @@ function heatmap(host, spec) {
     let start = 0;
     for (const size of spec.blocks || []) { frame(start, start, size, size); start += size; }
     for (const [r, c, h, w] of spec.boxes || []) frame(r, c, h, w);
-    paintLegend();
+    paintLegend(width > room + 1 ? nc : 0);
     root.dataset.first = spec.rows[rowOrder[0]];
     if (active) point(active[0], active[1]);
   }
@@ -121,7 +121,7 @@ function heatmap(host, spec) {
     overlay.append(draw("rect", { class: "halo", ...box }), draw("rect", { class: "block", ...box }));
   }
 
-  function paintLegend() {
+  function paintLegend(columns) {
     const ramp = el("canvas", { width: 136, height: 10, "aria-hidden": "true" }), pen = ramp.getContext("2d");
     for (let x = 0; x < 136; x++) {
       const t = x / 135;
@@ -137,6 +137,7 @@ function heatmap(host, spec) {
       box.style.width = "1.15rem"; box.style.height = ".85rem";
       legend.append(el("span", { class: "key" }, box, spec.legend[2]));
     }
+    if (columns) legend.append(el("span", { class: "key" }, `scroll sideways for all ${columns} columns →`));
   }
 
   function hatch(pen, x, y, w, h, ink) {

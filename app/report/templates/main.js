@@ -1,6 +1,9 @@
 const host = (id) => document.querySelector(`[data-figure="${id}"]`);
 const planned = DATA.stages.flat();
 const planOrder = planned.length ? [...planned, ...NAMES.map((_, i) => i).filter((i) => !planned.includes(i))] : null;
+const split = NAMES.length > 40 ? "split tall" : "split";
+/* Beside each other, heatmaps of many domains would be cut off: one below the other they fit. */
+if (NAMES.length > 28) ["together", "mmd-before"].forEach((id) => host(id)?.closest(".pair").classList.add("wide"));
 const blocks = DATA.stages.map((members) => members.length);
 const alphabetical = NAMES.map((_, i) => i);
 const pairHead = (i, j) => el("div", { class: "head" }, name(i), i === j ? "" : " × ", i === j ? "" : name(j));
@@ -16,7 +19,7 @@ function relations(where) {
     (id, title) => { const m = measures.find((x) => x.id === id); return [thumbnail(m.v.at, NAMES.length, planOrder || m.order), el("span", null, title)]; });
   const options = [["plan", "Plan"], ["dendrogram", "Dendrogram"], ["alphabetical", "A–Z"]].filter(([key]) => key !== "plan" || planOrder);
   controls.append(el("span", { class: "control" }, "Order by", choice({ class: "segments" }, "Order of the domains", options, order, (value) => { order = value; refresh(); })));
-  where.append(strip, says, controls, el("div", { class: "split" }, left, ranks));
+  where.append(strip, says, controls, el("div", { class: split }, left, ranks));
   const spec = { rows: NAMES, cols: NAMES, square: true, rowStage: STAGE_OF, colStage: STAGE_OF, at: (i, j) => current.v.at(i, j), mode: "seq", label: "Relations of the domains",
     tip: (i, j) => [pairHead(i, j), el("div", { class: "big" }, fixed(current.v.at(i, j)), current.unit ? ` ${current.unit}` : ""),
       ...(current.lo ? [row("95 % interval", `${fixed(current.lo.at(i, j))} to ${fixed(current.hi.at(i, j))}`)] : []),
@@ -39,7 +42,7 @@ function relations(where) {
     if (map) map.update(changes); else map = heatmap(left, Object.assign(spec, changes));
   }
   refresh();
-  if (host("transfer") && DATA.relations.transfer) square(host("transfer"), DATA.relations.transfer, { mode: "seq", label: "Measured transfer", legend: ["little", "much", null], mutedDiagonal: false, maxCell: 34 });
+  if (host("transfer") && DATA.relations.transfer) square(host("transfer"), DATA.relations.transfer, { mode: "seq", label: "Measured transfer", legend: ["little", "much", null], maxCell: 34 });
 }
 
 function square(where, packed, options) {
@@ -59,13 +62,13 @@ function plan() {
       for (const [i, j, value] of pairs) list.append(el("li", null, el("span", null, name(i), " × ", name(j)), el("b", null, (value > 0 ? "+" : "") + fixed(value, 2))));
       ranks.append(el("div", null, el("h5", null, title), list));
     }
-    host("gain").append(el("div", { class: "split" }, left, ranks));
+    host("gain").append(el("div", { class: split }, left, ranks));
     square(left, p.gain, { mode: "div", label: "Gain of every pair", legend: ["apart", "together", null], extra: (i, j) => (i === j ? [] : [el("div", { class: "row" }, unpack(p.gain).at(i, j) >= 0 ? "better together" : "better apart")]) });
   }
   if (host("together") && p.together) square(host("together"), p.together, { mode: "share", limits: [0, 1], percent: true, label: "How often pairs stay together", legend: ["never", "always", null] });
   if (host("affinity") && p.order && p.order.affinity) {
     const v = unpack(p.order.affinity), names = DATA.stages.map((_, t) => `stage ${t + 1}`), own = DATA.stages.map((_, t) => t);
-    heatmap(host("affinity"), { rows: names, cols: names, square: true, rowStage: own, colStage: own, at: v.at, mode: "seq", maxCell: 40, label: "Affinity of stages", legend: ["far", "near", null],
+    heatmap(host("affinity"), { rows: names, cols: names, square: true, rowStage: own, colStage: own, at: v.at, mode: "seq", maxCell: 40, label: "Affinity of stages", legend: ["little", "much", null],
       tip: (i, j) => [el("div", { class: "head" }, `${names[i]} → ${names[j]}`), el("div", { class: "big" }, show(v.at(i, j)))], line: (i, j) => [`${names[i]} → ${names[j]}: `, el("b", null, show(v.at(i, j)))] });
   }
   if (host("phase") && p.phase) {
@@ -153,11 +156,13 @@ function theme() {
 }
 
 function contents() {
-  const links = [...document.querySelectorAll(".side li a")], seen = new Map();
+  const links = [...document.querySelectorAll(".side li a")], seen = new Map(), nav = document.querySelector(".side nav");
   const observer = new IntersectionObserver((entries) => {
     entries.forEach((entry) => seen.set(entry.target.id, entry.isIntersecting));
     const current = links.find((a) => seen.get(a.hash.slice(1)));
     if (current) links.forEach((a) => { if (a === current) { a.setAttribute("aria-current", "true"); } else a.removeAttribute("aria-current"); });
+    /* On a narrow screen the sections are a strip: the current one stays in view. */
+    if (current && nav.scrollWidth > nav.clientWidth) nav.scrollLeft = current.offsetLeft - nav.offsetLeft - 40;
   }, { rootMargin: "-15% 0px -70% 0px" });
   links.forEach((a) => { const target = document.getElementById(a.hash.slice(1)); if (target) observer.observe(target); });
 }
