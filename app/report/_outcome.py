@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frame import Frame, entry, finite, pack, places
+from ._frame import Frame, entry, finite, number, pack, places, plural
 
-__all__ = ["outcome_view", "verdict"]
+__all__ = ["LEAST_LOST", "outcome_view", "unit_of", "verdict"]
 
 
 def verdict(mean: float | None, low: float | None, high: float | None, *, lower_is_better: bool = True) -> str:
@@ -47,6 +47,8 @@ def outcome_view(evaluation: Mapping[str, Any] | None, frame: Frame) -> dict[str
         "forgetting": _forgetting(evaluation, frame),
         "backward": finite(entry(evaluation, "forgetting", "backward_transfer")),
         "forward": finite(entry(evaluation, "forgetting", "forward_transfer")),
+        "transfers": _transfers(evaluation),
+        "lost": _lost(rows),
         "general": _general(evaluation),
         "alignment": _alignment(evaluation, frame),
         "h_score": _pair(evaluation.get("h_score")),
@@ -103,6 +105,61 @@ def _forgetting(evaluation: Mapping[str, Any], frame: Frame) -> dict[str, Any] |
         at = int(np.nanargmax(drift))
         worst = [frame.names[at], float(drift[at])]
     return {"matrix": pack(matrix), "stages": len(after), "worst": worst, "blow": _blow(matrix, frame)}
+
+
+# A smaller loss since the own stage is not worth a sentence, in nats.
+LEAST_LOST = 0.02
+
+
+def _transfers(evaluation: Mapping[str, Any]) -> str:
+    """Backward and forward transfer in words that need no convention of signs; empty when neither is known."""
+    unit = unit_of(str(evaluation.get("task") or "lm"))
+    backward = finite(entry(evaluation, "forgetting", "backward_transfer"))
+    forward = finite(entry(evaluation, "forgetting", "forward_transfer"))
+    parts = []
+    if backward is not None:
+        size = f"{number(abs(backward), 2)} {unit}"
+        if backward < 0:
+            parts.append(f"Later stages cost earlier domains {size} on average.")
+        elif backward > 0:
+            parts.append(f"Later stages made earlier domains better by {size} on average.")
+        else:
+            parts.append("Later stages changed nothing for earlier domains on average.")
+    if forward is not None:
+        size = f"{number(abs(forward), 2)} {unit}"
+        if forward == 0:
+            parts.append("Before its own stage, a domain was on average where it started.")
+        else:
+            word = "better" if forward > 0 else "worse"
+            parts.append(f"Before its own stage, a domain was on average {size} {word} than at the start.")
+    return " ".join(parts)
+
+
+def unit_of(task: str) -> str:
+    """What a loss is counted in: of a language model per token, of a classifier per document."""
+    return "nats a token" if task == "lm" else "nats"
+
+
+def _lost(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Domains that later stages cost more than 0.02 nats, worst first.
+
+    `beyond`: the loss has left the interval measured right after the domain's own stage; None without an interval.
+    `gone`: what was certainly gained there no longer is certain.
+    """
+    found = [
+        {
+            "name": row["name"],
+            "cost": row["change"] - row["snapshot_change"],
+            "beyond": None if row["snapshot_high"] is None else row["change"] > row["snapshot_high"],
+            "gone": row["snapshot_high"] is not None and row["snapshot_high"] < 0 and row["verdict"] != "better",
+        }
+        for row in rows
+        if row["which"] == "final"
+        and row["change"] is not None
+        and row["snapshot_change"] is not None
+        and row["change"] - row["snapshot_change"] > LEAST_LOST
+    ]
+    return sorted(found, key=lambda row: (-row["cost"], row["name"]))
 
 
 def _blow(matrix: NDArray[np.float64], frame: Frame) -> dict[str, Any] | None:
@@ -168,7 +225,23 @@ def _alignment(evaluation: Mapping[str, Any], frame: Frame) -> dict[str, Any] | 
         "inside_after": _inside(after, frame, True),
         "across_before": _inside(before, frame, False),
         "across_after": _inside(after, frame, False),
+        "moved": _moved(before, after, frame),
     }
+
+
+def _moved(before: NDArray[np.float64], after: NDArray[np.float64], frame: Frame) -> str:
+    """How many pairs came closer and how many went farther, in a sentence."""
+    rows, columns = np.triu_indices(frame.k, 1)
+    step = (after - before)[rows, columns]
+    step = step[np.isfinite(step)]
+    if not step.size:
+        return ""
+    closer, farther = int((step < 0).sum()), int((step > 0).sum())
+    if closer == step.size and closer > 1:
+        return f"All {closer:,} pairs moved closer."
+    if farther == step.size and farther > 1:
+        return f"All {farther:,} pairs moved farther apart."
+    return f"Of {plural(step.size, 'pair')}, {closer:,} moved closer and {farther:,} moved farther apart."
 
 
 def _inside(matrix: NDArray[np.float64], frame: Frame, same: bool) -> float | None:

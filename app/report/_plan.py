@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frame import Frame, entry, finite, number, pack
+from ._frame import Frame, entry, finite, join, number, pack, signed
 
 if TYPE_CHECKING:
     from ...metrics.relations import Relations
@@ -31,6 +32,7 @@ def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str
     confidence = plan.confidence or {}
     together = frame.expand(confidence.get("co_assignment"), plan.domains)
     explained = _explain(plan, frame, together)
+    solvers = _solvers(plan)
     return {
         "stages": [_stage(number_, plan, frame, gain) for number_ in range(len(plan.stages))],
         "status": plan.status,
@@ -49,7 +51,9 @@ def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str
         "trivial": _trivial(plan),
         "gain": pack(gain, symmetric=True) if gain is not None and np.isfinite(gain).any() else None,
         "pulls": _pulls(gain, frame),
-        "solvers": _solvers(plan),
+        "hurt": _hurt(gain, frame),
+        "solvers": solvers,
+        "ties": _ties(solvers),
         "order": _order(plan),
         "together": pack(together, symmetric=True) if together is not None else None,
         "fragile": [str(name) for name in confidence.get("fragile") or ()],
@@ -74,7 +78,9 @@ def _stage(index: int, plan: Plan, frame: Frame, gain: NDArray[np.float64] | Non
         pairs = block[rows, columns]
         inside = finite(pairs.sum())
         lowest = int(np.argmin(pairs))
-        worst = [names[rows[lowest]], names[columns[lowest]], finite(pairs[lowest])]
+        # Of two domains the only pair is the least fitting one: nothing to say.
+        if len(at) > 2:
+            worst = [names[rows[lowest]], names[columns[lowest]], finite(pairs[lowest])]
     used = []
     for resource, sizes in sorted((plan.sizes or {}).items()):
         amounts = [finite(sizes.get(name)) for name in names]
@@ -93,7 +99,80 @@ def _stage(index: int, plan: Plan, frame: Frame, gain: NDArray[np.float64] | Non
                 "share": total / limit if limit else None,
             }
         )
-    return {"number": index + 1, "names": list(names), "at": list(at), "gain": inside, "worst": worst, "used": used}
+    return {
+        "number": index + 1,
+        "names": list(names),
+        "at": list(at),
+        "gain": inside,
+        "worst": worst,
+        "why": _why(index, plan, frame, gain),
+        "used": used,
+    }
+
+
+def _why(index: int, plan: Plan, frame: Frame, gain: NDArray[np.float64] | None) -> str:
+    """Why nobody of a stage is elsewhere: what a budget keeps out, or that a lone domain has no partner."""
+    names = plan.stages[index]
+    kept: dict[tuple[int, tuple[str, ...]], list[tuple[str, float]]] = {}
+    for name in names:
+        why = (plan.explain or {}).get(name) or {}
+        other, there, margin = why.get("best_other"), finite(why.get("best_other_gain")), finite(why.get("margin"))
+        budgets = _budgets(why.get("binding"))
+        if isinstance(other, int) and there is not None and margin is not None and margin < 0 and budgets:
+            kept.setdefault((other, budgets), []).append((name, there))
+    parts = []
+    for (other, budgets), some in kept.items():
+        gains = ", ".join(signed(value) for _, value in some[:3]) + ("…" if len(some) > 3 else "")
+        room = "them" if len(some) > 1 else "it"
+        parts.append(
+            f"{join([name for name, _ in some], 3)} would gain more in stage {other + 1} ({gains}), "
+            f"which has no room for {room} ({', '.join(budgets)})."
+        )
+    if len(names) > 1 or parts:
+        return " ".join(parts)
+    at = frame.position(names[0])
+    if gain is not None and at is not None:
+        with_others = np.delete(gain[at], at)
+        with_others = with_others[np.isfinite(with_others)]
+        if with_others.size and with_others.max() <= 0:
+            return "A stage of its own: no partner gains."
+    why = (plan.explain or {}).get(names[0]) or {}
+    other, there = why.get("best_other"), finite(why.get("best_other_gain"))
+    if isinstance(other, int) and there is not None and there < 0:
+        return f"A stage of its own: even in stage {other + 1}, the best other, it would cost {number(-there)}."
+    return "A stage of its own."
+
+
+def _budgets(binding: Any) -> tuple[str, ...]:
+    """The budgets among what binds a domain, and only if nothing else does."""
+    found = [str(part) for part in (binding if isinstance(binding, (list, tuple)) else [binding] if binding else [])]
+    return tuple(part.replace("_", " ") for part in found) if all(part.endswith(" budget") for part in found) else ()
+
+
+def _hurt(gain: NDArray[np.float64] | None, frame: Frame) -> dict[str, Any] | None:
+    """The pair that is expected to lose most in one stage, and whether the plan keeps it apart."""
+    pulls = _pulls(gain, frame, 1)
+    if not pulls or not pulls["apart"]:
+        return None
+    i, j, value = pulls["apart"][0]
+    first, second = frame.stage_of[int(i)], frame.stage_of[int(j)]
+    return {
+        "names": [frame.names[int(i)], frame.names[int(j)]],
+        "gain": value,
+        "apart": None if first is None or second is None else first != second,
+    }
+
+
+def _ties(rows: list[dict[str, Any]]) -> str:
+    """A sentence when more than half of the other methods reach the plan's objective; empty otherwise."""
+    others = [row for row in rows if not row["own"]]
+    best = sum(row["best"] for row in others)
+    if len(others) < 2 or 2 * best <= len(others):
+        return ""
+    return (
+        f"{best} of {len(others)} other methods reach the same objective: this problem is easy, and the plan’s "
+        "score alone does not set it apart."
+    )
 
 
 def _pulls(gain: NDArray[np.float64] | None, frame: Frame, count: int = 5) -> dict[str, list[list[float]]] | None:
@@ -138,9 +217,7 @@ def _solvers(plan: Plan) -> list[dict[str, Any]]:
                 "gap": finite(row.get("gap")),
                 "seconds": finite(row.get("seconds")),
                 "feasible": feasible,
-                "note": ""
-                if str(row.get("note") or "").lower() == str(row.get("name", "")).replace("_", " ")
-                else str(row.get("note") or ""),
+                "note": _note(row, plan),
                 "short": None if value is None or ours is None else ours - value,
                 "own": str(row.get("name", "")) == "kinfold",
                 "best": value is not None
@@ -158,6 +235,21 @@ def _solvers(plan: Plan) -> list[dict[str, Any]]:
             row["name"],
         ),
     )
+
+
+def _note(row: Mapping[str, Any], plan: Plan) -> str:
+    """A solver's note, unless it only repeats the name, and whether its groups had to be changed to be allowed."""
+    name, note = str(row.get("name", "")), str(row.get("note") or "")
+    if note.lower() == name.replace("_", " "):
+        note = ""
+    # Only these two propose a known number of stages, so only theirs shows that it was changed.
+    proposed = {"all_in_one": 1, "one_per_domain": len(plan.domains)}.get(name)
+    if proposed is None or not row.get("stages") or row["stages"] == proposed:
+        return note
+    settings = plan.settings or {}
+    others = ("must_link", "cannot_link", "pin", "minimum", "stages")
+    what = "the budget" if plan.budget and not any(settings.get(key) for key in others) else "the constraints"
+    return f"{note}, repaired to {what}" if note else f"repaired to {what}"
 
 
 def _order(plan: Plan) -> dict[str, Any] | None:
@@ -204,15 +296,87 @@ def _phase(plan: Plan) -> dict[str, Any] | None:
     if chosen is not None:
         steps = [abs((finite(value) or 0.0) - chosen) for value in lam]
         column = int(np.argmin(steps)) if steps and min(steps) <= 1e-6 * max(1.0, abs(chosen)) else None
-    resource = phase.get("resource")
+    resource = str(phase.get("resource") or "")
+    title = _RESOURCES.get(resource, resource.replace("_", " ")) or "budget"
+    limits = [finite(value) for value in budget]
+    own = finite((plan.budget or {}).get(resource))
+    if resource == "domains":
+        # Whole domains: a limit of 2.8 is one of 2. Rows that say the same twice are drawn once.
+        limits = [None if value is None else float(math.floor(value + 1e-9)) for value in limits]
+        own = float(len(plan.domains)) if own is None else float(math.floor(own + 1e-9))
+        keep = [
+            i
+            for i, value in enumerate(limits)
+            if i == 0 or value != limits[i - 1] or not np.array_equal(counts[i], counts[i - 1], equal_nan=True)
+        ]
+        counts, limits = counts[keep], [limits[i] for i in keep]
+        agree = agree[keep] if agree is not None and len(agree) == len(budget) else None
+    line = None
+    if own is None:
+        line = limits.index(None) if None in limits else None
+    else:
+        gaps = [math.inf if value is None else abs(value - own) for value in limits]
+        line = int(np.argmin(gaps)) if min(gaps) <= 1e-6 * max(1.0, abs(own)) else None
+    agree = agree if agree is not None and agree.shape == counts.shape else None
+    texts = ["no limit" if value is None else f"{title} ≤ {number(value)}" for value in limits]
     return {
         "counts": pack(counts),
-        "agreement": pack(agree) if agree is not None and agree.shape == counts.shape else None,
+        "agreement": pack(agree) if agree is not None else None,
         "lam": labels,
-        "budget": ["no limit" if value is None else number(value) for value in budget],
-        "resource": str(resource).replace("_", " ") if resource else "budget",
+        "budget": texts,
+        "resource": title,
         "column": column,
+        "row": line,
         "domains": len(plan.domains),
+        **_neighbours(counts, agree, line, column),
+    }
+
+
+def _neighbours(
+    counts: NDArray[np.float64], agree: NDArray[np.float64] | None, row: int | None, column: int | None
+) -> dict[str, str]:
+    """Whether the plan is the same one step of λ or of the budget away: a sentence (`stability`), a clause (`changes`).
+
+    Both are empty where the plan's own settings are not among those tried.
+    """
+    nothing = {"stability": "", "changes": ""}
+    if row is None or column is None or not np.isfinite(counts[row, column]):
+        return nothing
+    found, moving = [], []
+    for name, steps in (("λ", ((0, -1), (0, 1))), ("the budget", ((-1, 0), (1, 0)))):
+        for down, right in steps:
+            i, j = row + down, column + right
+            if not (0 <= i < counts.shape[0] and 0 <= j < counts.shape[1]) or not np.isfinite(counts[i, j]):
+                continue
+            other = counts[i, j] != counts[row, column]
+            found.append((other, agree is not None and bool(agree[i, j] < 1 - 1e-9)))
+            if other and name not in moving:
+                moving.append(name)
+    if not found:
+        return nothing
+
+    def of_them(count: int, one: str, many: str) -> str:
+        """So many of the neighbours, with their verb."""
+        if len(found) == 1:
+            return f"Its only neighbour {one}"
+        who = f"{'All' if count == len(found) else count} of its {len(found)} neighbours"
+        return f"{who} {one if count == 1 else many}"
+
+    differ, regrouped = sum(other for other, _ in found), sum(other or moved for other, moved in found)
+    if differ:
+        sentence = f"{of_them(differ, 'has', 'have')} another number of stages: this choice is not a stable one."
+    elif regrouped:
+        sentence = (
+            f"{of_them(regrouped, 'groups', 'group')} the domains otherwise, in as many stages: only the number of "
+            "stages is stable."
+        )
+    elif agree is not None:
+        sentence = f"{of_them(len(found), 'gives', 'give')} the same plan: near this choice, little depends on it."
+    else:
+        sentence = f"{of_them(len(found), 'has', 'have')} as many stages."
+    return {
+        "stability": sentence,
+        "changes": f"the number of stages changes with {' and with '.join(moving)}" if moving else "",
     }
 
 

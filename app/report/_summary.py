@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._frame import join, number, percent, plural, quote, signed
+from ._frame import join, number, percent, plural, quote
+from ._outcome import LEAST_LOST, unit_of
 
 __all__ = ["summarise"]
 
@@ -98,7 +99,22 @@ def _plan(plan: dict[str, Any] | None) -> str:
             sure += f", but {join(fragile)} {are} fragile: on resampled documents {they} often moved"
         else:
             sure += f", and no domain is fragile over {plural(plan['replicates'], 'resampled plan')}"
-    return f"{what}; {sure}."
+    if changes := _changes(plan):
+        sure += f"; the proof is for this objective only: {changes}" if plan["status"] == "optimal" else f"; {changes}"
+    hurt = plan.get("hurt")
+    text = f"{what}; {sure}."
+    if hurt:
+        apart = ", and the plan keeps them apart" if hurt["apart"] else ", and yet share a stage"
+        text += (
+            f" Of all pairs, {quote(hurt['names'][0])} and {quote(hurt['names'][1])} are expected to hurt each other "
+            f"most{apart if hurt['apart'] is not None else ''}; that is an expectation from their texts, not a result."
+        )
+    return text
+
+
+def _changes(plan: dict[str, Any]) -> str:
+    """What the number of stages changes with, one step of λ or of the budget away; empty when it does not."""
+    return "" if plan["by_hand"] else str((plan.get("phase") or {}).get("changes") or "")
 
 
 def _outcome(outcome: dict[str, Any] | None, trained: bool) -> str:
@@ -131,8 +147,25 @@ def _outcome(outcome: dict[str, Any] | None, trained: bool) -> str:
         text += f"; {counts['unclear']} stayed within {'their' if counts['unclear'] > 1 else 'its'} interval"
     general = outcome["general"]
     if general and general[0]["change"] is not None:
-        change = general[0]["change"]
-        text += f"; on general text the loss {'rose' if change > 0 else 'fell'} by {number(abs(change), 2)}"
+        change, finding = general[0]["change"], general[0]["verdict"]
+        if finding == "unclear":
+            text += "; on general text the loss stayed within its interval"
+        else:
+            low, high, unit = general[0]["low"], general[0]["high"], unit_of(outcome["task"])
+            text += f"; on general text the loss {'rose' if change > 0 else 'fell'} by {number(abs(change), 2)} {unit}"
+            if low is not None and high is not None:
+                low, high = sorted((abs(low), abs(high))) if low * high > 0 else (low, high)
+                text += f" (95 % interval {number(low, 2)} to {number(high, 2)})"
+    if lost := outcome["lost"]:
+        unit, worst = unit_of(outcome["task"]), lost[0]
+        text += f". Later stages cost {plural(len(lost), 'domain')} more than {number(LEAST_LOST, 1)} {unit}"
+        text += f", most {quote(worst['name'])} ({number(worst['cost'], 2)})"
+        if beyond := sum(bool(row["beyond"]) for row in lost):
+            which = "that is" if len(lost) == 1 else f"for {'all' if beyond == len(lost) else beyond} of them that is"
+            text += f"; {which} beyond the interval right after {'their' if len(lost) > 1 else 'its'} own stage"
+        gone = [row["name"] for row in lost if row["gone"]]
+        if gone:
+            text += f"; of what {join(gone)} had gained, nothing certain is left"
     return text + "."
 
 
@@ -185,6 +218,8 @@ def _tiles(
             note = f"{percent(plan['certainty'])} of pairs placed the same way over {plans}"
         else:
             note = "not checked against resampled documents"
+        if moving := _changes(plan):
+            note += f"; {moving}"
         tiles.append(
             {
                 "value": value,
@@ -203,7 +238,17 @@ def _tiles(
             note = f"{counts['worse']} worse, {counts['unclear']} within the 95 % interval"
         changes = [row["change"] for row in outcome["rows"] if row["change"] is not None]
         if changes:
-            note += f"; mean change {signed(sum(changes) / len(changes), 2)}"
+            mean = sum(changes) / len(changes)
+            size = f"{number(abs(mean), 2)} {unit_of(outcome['task'])}"
+            note += f"; loss {'fell' if mean < 0 else 'rose'} by {size} on average"
+        general = outcome["general"]
+        if general and general[0]["change"] is not None:
+            change, finding = general[0]["change"], general[0]["verdict"]
+            note += (
+                "; general-text loss within its interval"
+                if finding == "unclear"
+                else (f"; general-text loss {'rose' if change > 0 else 'fell'} by {number(abs(change), 2)}")
+            )
         tiles.append({"value": value, "label": label, "note": note, "href": "#outcome"})
     return tiles
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frame import Frame, finite
+from ._frame import Frame, finite, join
 
 __all__ = ["training_view"]
 
@@ -125,12 +125,22 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
     )
     norms = _nested(rows, "norms")
     if norms:
+        # Long stages measure norms every few steps; unjoined, single points would draw no line at all.
+        sparse = any(
+            np.isnan(values).any() and np.isfinite(_joined(values, position, stage))[np.isnan(values)].any()
+            for values in norms.values()
+        )
         chart(
             "norms",
             "Size of the adapters",
-            "Frobenius norms of the low-rank updates, which the bounds ρ limit.",
+            "Frobenius norms of the low-rank updates, which the bounds ρ limit."
+            + (" Measured every few steps in long stages; straight lines join the measurements." if sparse else ""),
             [
-                (name.removeprefix("domain/"), where.get(name.removeprefix("domain/")), values)
+                (
+                    name.removeprefix("domain/"),
+                    where.get(name.removeprefix("domain/")),
+                    _joined(values, position, stage),
+                )
                 for name, values in norms.items()
             ],
             zero=True,
@@ -139,7 +149,7 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
     chart(
         "rate",
         "Learning rate",
-        "The schedule; it starts again with every stage.",
+        _schedule(_column(rows, "lr"), stage),
         [("learning rate", None, _column(rows, "lr"))],
         zero=True,
     )
@@ -159,6 +169,41 @@ def training_view(metrics: Rows, frame: Frame) -> dict[str, Any] | None:
         "seconds": total_seconds if total_seconds > 0 else None,
         "thinned": len(rows) > len(edges),
     }
+
+
+def _joined(values: NDArray[np.float64], position: NDArray[np.float64], stage: Sequence[int]) -> NDArray[np.float64]:
+    """`values` with straight lines over the gaps between two measurements of one stage."""
+    out, stages = values.copy(), np.asarray(stage)
+    good = np.isfinite(values)
+    for t in np.unique(stages[good]):
+        known = np.flatnonzero(good & (stages == t))
+        inside = np.flatnonzero(stages == t)
+        inside = inside[(inside > known[0]) & (inside < known[-1])]
+        out[inside] = np.interp(position[inside], position[known], values[known])
+    return out
+
+
+def _schedule(rate: NDArray[np.float64], stage: Sequence[int]) -> str:
+    """The caption of the learning rate: where the warm-up can be seen and where it is too short for it."""
+    stages, base = np.asarray(stage), "The schedule; it starts again with every stage"
+    order = list(dict.fromkeys(stage))
+    climbs = {}
+    for t in order:
+        part = rate[stages == t]
+        part = part[np.isfinite(part)]
+        climbs[t] = int(part.argmax()) if part.size else 0
+    slow = [t for t in order if climbs[t] > 0]
+    if len(order) < 2:
+        return "The schedule."
+    if not slow:
+        return f"{base}, each time at its highest rate."
+    if len(slow) == len(order):
+        return f"{base} and climbs over its first steps."
+    named = join([str(t + 1) for t in slow])
+    return (
+        f"{base}. Only in {'stages' if len(slow) > 1 else 'stage'} {named} can the climb be seen: warming up is a "
+        "share of a stage’s steps, and in the others it is over with the first step."
+    )
 
 
 def _is_running(values: NDArray[np.float64]) -> bool:

@@ -73,9 +73,9 @@ function plan() {
   }
   if (host("phase") && p.phase) {
     const v = unpack(p.phase.counts), agree = unpack(p.phase.agreement), rows = p.phase.budget, cols = p.phase.lam.map((t) => `λ = ${t}`), k = p.phase.domains;
-    const where_ = (i, j) => `${cols[j]}, ${p.phase.resource} ${rows[i]}`;
+    const where_ = (i, j) => `${cols[j]}, ${rows[i]}`;
     const trivial = (n) => (n <= 1 ? "everything together: trivial" : n >= k ? "everything alone: trivial" : "");
-    heatmap(host("phase"), { rows, cols, at: v.at, mode: "seq", limits: [1, Math.max(2, k)], maxCell: 54, decimals: 0, label: "Number of stages", legend: ["together", "alone", null], boxes: p.phase.column === null ? [] : [[0, p.phase.column, rows.length, 1]],
+    heatmap(host("phase"), { rows, cols, at: v.at, mode: "seq", limits: [1, Math.max(2, k)], maxCell: 54, decimals: 0, label: "Number of stages", legend: ["together", "alone", null], boxes: p.phase.column === null || p.phase.row === null ? [] : [[p.phase.row, p.phase.column, 1, 1]],
       tip: (i, j) => [el("div", { class: "head" }, where_(i, j)), ...(agree && !Number.isNaN(agree.at(i, j)) ? [row("pairs as in this plan", `${show(100 * agree.at(i, j), 3)} %`)] : []), el("div", { class: "big" }, Number.isNaN(v.at(i, j)) ? "no plan fits" : `${Math.round(v.at(i, j))} stages`), ...(trivial(Math.round(v.at(i, j))) ? [el("div", { class: "note" }, trivial(Math.round(v.at(i, j))))] : [])],
       line: (i, j) => [`${where_(i, j)}: `, el("b", null, Number.isNaN(v.at(i, j)) ? "no plan fits" : `${Math.round(v.at(i, j))} stages`)] });
   }

@@ -110,16 +110,78 @@ def test_certainty_counts_pairs_placed_as_in_the_plan() -> None:
 
 def test_the_phase_diagram_outlines_the_plan_s_own_lambda(unpack) -> None:
     phase = view()["phase"]
-    assert phase["column"] == 1
+    assert (phase["row"], phase["column"]) == (1, 1)
+    assert phase["budget"] == ["tokens ≤ 40", "tokens ≤ 80"]
+    # Above it no plan fits; to its left another number of stages.
+    assert phase["stability"] == "Its only neighbour has another number of stages: this choice is not a stable one."
+    assert phase["changes"] == "the number of stages changes with λ"
     np.testing.assert_array_equal(unpack(phase["counts"]), [[4.0, np.nan], [3.0, 2.0]])
     assert view(settings={"lam": 1.5})["phase"]["column"] is None
     assert view(phase={"lam": [1.0], "budget": [1.0, 2.0], "n_stages": [[1, 2]]})["phase"] is None
+
+
+def test_limits_on_domains_are_whole_and_said_once(unpack) -> None:
+    phase = {"lam": [1.0, 2.0, 4.0], "budget": [2.0, 2.828, 4.0, 5.657], "resource": "domains"}
+    counts = [[3, 3, 3], [3, 3, 3], [2, 2, 2], [2, 2, 2]]
+    agreement = [[0.5] * 3, [0.5] * 3, [1.0] * 3, [1.0, 0.9, 1.0]]
+    found = view(budget={"domains": 4}, phase={**phase, "n_stages": counts, "agreement": agreement})["phase"]
+    assert found["budget"] == ["domains ≤ 2", "domains ≤ 4", "domains ≤ 5"]
+    assert unpack(found["counts"]).tolist() == [[3, 3, 3], [2, 2, 2], [2, 2, 2]]
+    assert (found["row"], found["column"]) == (1, 1)
+    assert found["stability"].startswith("1 of its 4 neighbours has another number of stages")
+    assert found["changes"] == "the number of stages changes with the budget"
+    same = {**phase, "n_stages": [[2] * 3] * 4}
+    regrouped = view(budget={"domains": 4}, phase={**same, "agreement": agreement})["phase"]
+    assert regrouped["changes"] == ""
+    assert regrouped["stability"].startswith("2 of its 4 neighbours group the domains otherwise")
+    sure = view(budget={"domains": 4}, phase={**same, "agreement": [[1.0] * 3] * 4})["phase"]
+    assert sure["stability"].startswith("All of its ")
+    assert "same plan" in sure["stability"]
+
+
+def test_stage_cards_give_the_reason() -> None:
+    explain = {
+        "c": {"best_other": 0, "best_other_gain": 0.5, "margin": -0.3, "binding": ["domains budget"]},
+        "d": {"best_other": 0, "best_other_gain": -2.9, "margin": 2.9, "binding": []},
+    }
+    first, second, third = view(stages=[["a", "b"], ["c"], ["d"]], explain=explain)["stages"]
+    assert first["worst"] is None
+    assert first["gain"] == pytest.approx(2.0)
+    assert first["why"] == ""
+    assert second["why"] == "c would gain more in stage 1 (+0.500), which has no room for it (domains budget)."
+    assert third["why"] == "A stage of its own: even in stage 1, the best other, it would cost 2.90."
+    lonely = GAIN.copy()
+    lonely[3] = lonely[:, 3] = -1.0
+    stages = view(stages=[["a", "b"], ["c"], ["d"]], explain={}, gain=lonely.tolist())["stages"]
+    assert [stage["why"] for stage in stages] == ["", "A stage of its own.", "A stage of its own: no partner gains."]
+    linked = {"c": {**explain["c"], "binding": ["cannot_link a", "domains budget"]}}
+    assert "no room" not in view(stages=[["a", "b"], ["c"], ["d"]], explain=linked)["stages"][1]["why"]
+
+
+def test_ties_are_said_and_repaired_peers_are_labelled() -> None:
+    assert view()["ties"] == ""
+    peers = [
+        {"name": "kinfold", "objective": 2.5, "stages": 2},
+        {"name": "greedy", "objective": 2.5, "stages": 2, "note": "greedy merging"},
+        {"name": "all_in_one", "objective": 2.5, "stages": 2, "note": "one stage for all"},
+        {"name": "one_per_domain", "objective": 0.0, "stages": 4, "note": "one stage a domain"},
+    ]
+    found = view(solvers=peers)
+    assert found["ties"].startswith("2 of 3 other methods reach the same objective: this problem is easy")
+    notes = {row["name"]: row["note"] for row in found["solvers"]}
+    assert notes["all in one"] == "one stage for all, repaired to the budget"
+    assert notes["one per domain"] == "one stage a domain"
+    linked = view(solvers=peers, settings={"cannot_link": [["a", "d"]]})
+    notes = {row["name"]: row["note"] for row in linked["solvers"]}
+    assert notes["all in one"] == "one stage for all, repaired to the constraints"
 
 
 def test_help_and_harm_are_the_extreme_gains_with_their_sign() -> None:
     pulls = view()["pulls"]
     assert pulls["together"][0] == [0, 1, 2.0]
     assert pulls["apart"] == [[0, 3, -3.0], [1, 2, -0.5]]
+    assert view()["hurt"] == {"names": ["a", "d"], "gain": -3.0, "apart": True}
+    assert view(gain=np.abs(GAIN).tolist())["hurt"] is None
 
 
 @pytest.mark.parametrize(

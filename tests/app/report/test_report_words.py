@@ -50,7 +50,7 @@ def test_harm_is_named() -> None:
     assert "lowered the test loss of 1 of 4 domains" in text
     assert "raised the loss of c and b" in text
     assert "1 stayed within its interval" in text
-    assert "general text the loss rose by 0.25" in text
+    assert "general text the loss rose by 0.25 nats a token" in text
     only = outcome_sentence(evaluation(dict.fromkeys(NAMES, (0.2, 0.1, 0.3))))
     assert only.startswith("Training improved none of 4 domains")
 
@@ -80,6 +80,76 @@ def test_the_forgetting_matrix_is_loss_less_the_loss_before() -> None:
     assert view["worst"] == ["a", pytest.approx(0.4)]
 
 
+def test_general_text_has_a_unit_and_an_interval() -> None:
+    values = evaluation(dict.fromkeys(NAMES, (-0.5, -0.6, -0.4)), 0.17)
+    values["general"]["change"] = {"mean": 0.17, "low": 0.14, "high": 0.2}
+    assert "on general text the loss rose by 0.17 nats a token (95 % interval 0.14 to 0.20)" in outcome_sentence(values)
+    values["general"]["change"] = {"mean": -0.17, "low": -0.2, "high": -0.14}
+    assert "on general text the loss fell by 0.17 nats a token (95 % interval 0.14 to 0.20)" in outcome_sentence(values)
+    tile = summarise(NAMES, None, None, outcome_view(values, FRAME), True)["tiles"][-1]
+    assert tile["note"].endswith("; loss fell by 0.50 nats a token on average; general-text loss fell by 0.17")
+    values["general"]["change"] = {"mean": 0.01, "low": -0.1, "high": 0.12}
+    assert "on general text the loss stayed within its interval" in outcome_sentence(values)
+
+
+def test_the_summary_names_what_later_stages_cost() -> None:
+    values = evaluation(dict.fromkeys(NAMES, (-0.5, -0.6, -0.4)))
+    values["change"]["a"] = {
+        "snapshot": {"mean": -0.3, "low": -0.4, "high": -0.2},
+        "final": {"mean": 0.01, "low": -0.05, "high": 0.07},
+    }
+    values["change"]["b"] = {
+        "snapshot": {"mean": -0.55, "low": -0.65, "high": -0.45},
+        "final": {"mean": -0.5, "low": -0.6, "high": -0.4},
+    }
+    values["change"]["c"] = {
+        "snapshot": {"mean": -0.51, "low": -0.505, "high": -0.504},
+        "final": {"mean": -0.5, "low": -0.6, "high": -0.4},
+    }
+    text = outcome_sentence(values)
+    # c lost 0.01: too little to say.
+    assert "Later stages cost 2 domains more than 0.02 nats a token, most a (0.31)" in text
+    assert "; for 1 of them that is beyond the interval right after their own stage" in text
+    assert text.endswith("of what a had gained, nothing certain is left.")
+    values["change"].pop("a")
+    values["change"].pop("b")
+    assert "Later stages" not in outcome_sentence(values)
+
+
+@pytest.mark.parametrize(
+    ("backward", "forward", "words"),
+    [
+        (-0.083, 0.015, "Later stages cost earlier domains 0.083 nats a token on average. Before its own stage, a "
+         "domain was on average 0.015 nats a token better than at the start."),
+        (0.05, -0.01, "Later stages made earlier domains better by 0.050 nats a token on average. Before its own "
+         "stage, a domain was on average 0.010 nats a token worse than at the start."),
+        (0.0, None, "Later stages changed nothing for earlier domains on average."),
+        (None, None, ""),
+    ],
+)  # fmt: skip
+def test_transfers_are_told_without_signs(backward, forward, words) -> None:
+    values = evaluation(dict.fromkeys(NAMES, (-0.5, -0.6, -0.4)))
+    values["forgetting"] = {"backward_transfer": backward, "forward_transfer": forward}
+    assert outcome_view(values, FRAME)["transfers"] == words
+
+
+def test_pairs_that_moved_are_counted() -> None:
+    values = evaluation(dict.fromkeys(NAMES, (-0.5, -0.6, -0.4)))
+    values["domains"] = list(NAMES)
+    before = np.ones((4, 4)) - np.eye(4)
+    after = before.copy()
+    after[0, 1] = after[1, 0] = 0.5
+    after[2, 3] = after[3, 2] = after[0, 3] = after[3, 0] = 1.5
+
+    def moved(matrix: np.ndarray) -> str:
+        values["alignment"] = {"mmd2_before": before.tolist(), "mmd2_after": matrix.tolist()}
+        return outcome_view(values, FRAME)["alignment"]["moved"]
+
+    assert moved(after) == "Of 6 pairs, 1 moved closer and 2 moved farther apart."
+    assert moved(before * 0.5) == "All 6 pairs moved closer."
+    assert moved(before * 2) == "All 6 pairs moved farther apart."
+
+
 def plan_sentence(**changes) -> str:
     base = {
         "stages": [{"names": ["a", "b"]}, {"names": ["c", "d"]}],
@@ -104,6 +174,18 @@ def test_the_plan_s_sentence_says_what_is_proved_and_what_is_not() -> None:
     assert "nothing is proved" in plan_sentence(by_hand=True, status="given")
     assert "a is fragile: on resampled documents it often moved" in plan_sentence(replicates=50, fragile=["a"])
     assert "everything in one stage" in plan_sentence(trivial="together", stages=[{"names": list(NAMES)}])
+
+
+def test_the_plan_s_sentence_says_when_it_hangs_on_the_settings_and_who_would_hurt_whom() -> None:
+    moving = {"changes": "the number of stages changes with λ", "stability": "…"}
+    text = plan_sentence(phase=moving)
+    assert "(proved); the proof is for this objective only: the number of stages changes with λ." in text
+    assert "changes with" not in plan_sentence(phase={"changes": "", "stability": ""})
+    assert "changes with" not in plan_sentence(phase=moving, by_hand=True, status="given")
+    text = plan_sentence(hurt={"names": ["a", "c"], "gain": -0.9, "apart": True})
+    assert "a and c are expected to hurt each other most, and the plan keeps them apart" in text
+    assert "an expectation from their texts, not a result" in text
+    assert "and yet share a stage" in plan_sentence(hurt={"names": ["a", "b"], "gain": -0.9, "apart": False})
 
 
 def test_relations_that_separate_nothing_are_said_to() -> None:
@@ -177,6 +259,32 @@ def test_curves_are_means_that_never_cross_a_stage() -> None:
     memory = next(c for c in view["charts"] if c["id"] == "memory")["series"][0]["y"]
     assert set(memory) == {1.5}
     assert view["seconds"] == pytest.approx(3 * 777 * 0.5)
+
+
+def test_sparse_norms_are_joined_inside_a_stage_and_the_caption_says_so() -> None:
+    rows = [{"stage": t, "step": i, "tokens": 10, "lr": 1.0} for t in range(2) for i in range(7)]
+    for i in (0, 3, 6):
+        rows[i]["norms"] = {"shared": float(i)}
+    rows[9]["norms"] = {"shared": 5.0}
+    chart = next(c for c in training_view(rows, FRAME)["charts"] if c["id"] == "norms")
+    assert chart["series"][0]["y"] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, None, None, 5.0, None, None, None, None]
+    assert "straight lines join the measurements" in chart["caption"]
+    for row in rows:
+        row["norms"] = {"shared": 1.0}
+    chart = next(c for c in training_view(rows, FRAME)["charts"] if c["id"] == "norms")
+    assert "straight lines" not in chart["caption"]
+
+
+def test_the_caption_of_the_learning_rate_follows_the_data() -> None:
+    def caption(*stages: list[float]) -> str:
+        rows = [{"stage": t, "tokens": 10, "lr": lr} for t, rates in enumerate(stages) for lr in rates]
+        return next(c for c in training_view(rows, FRAME)["charts"] if c["id"] == "rate")["caption"]
+
+    falling, climbing = [3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 1.0]
+    assert "Only in stage 2 can the climb be seen" in caption(falling, climbing, falling)
+    assert caption(climbing, climbing).endswith("climbs over its first steps.")
+    assert caption(falling, falling).endswith("each time at its highest rate.")
+    assert caption(climbing) == "The schedule."
 
 
 @pytest.mark.parametrize("module", [_frame, _outcome, _provenance, _relations])
