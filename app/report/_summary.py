@@ -107,7 +107,7 @@ def _plan(plan: dict[str, Any] | None) -> str:
         apart = ", and the plan keeps them apart" if hurt["apart"] else ", and yet share a stage"
         text += (
             f" Of all pairs, {quote(hurt['names'][0])} and {quote(hurt['names'][1])} are expected to hurt each other "
-            f"most{apart if hurt['apart'] is not None else ''}; that is an expectation from their texts, not a result."
+            f"most{apart if hurt['apart'] is not None else ''}; that is expected from the measurements, not a result."
         )
     return text
 

@@ -184,7 +184,7 @@ def test_the_plan_s_sentence_says_when_it_hangs_on_the_settings_and_who_would_hu
     assert "changes with" not in plan_sentence(phase=moving, by_hand=True, status="given")
     text = plan_sentence(hurt={"names": ["a", "c"], "gain": -0.9, "apart": True})
     assert "a and c are expected to hurt each other most, and the plan keeps them apart" in text
-    assert "an expectation from their texts, not a result" in text
+    assert "expected from the measurements, not a result" in text
     assert "and yet share a stage" in plan_sentence(hurt={"names": ["a", "b"], "gain": -0.9, "apart": False})
 
 
