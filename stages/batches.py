@@ -88,6 +88,7 @@ def _stream(
     """Pieces of `store` for each step, about `quota` tokens a step: whole passes in ever new orders.
 
     A document belongs to the step in which its first token falls, so quotas hold on average and none is ever cut.
+    Where `quota` times `steps` is a whole number of passes, every document is seen just that often.
     With `window`, documents of that many steps are sorted by length and dealt out again, and the steps are shuffled.
     """
     lengths = store.lengths
@@ -96,10 +97,11 @@ def _stream(
     order = np.concatenate(
         [generator(seed, "order", *names, number).permutation(len(lengths)) for number in range(passes)]
     )
-    ends = np.cumsum(lengths[order])
-    step_of = ((ends - lengths[order]) / quota).astype(np.int64)
-    keep = step_of < steps
-    order, step_of = order[keep], step_of[keep]
+    begins = np.cumsum(lengths[order]) - lengths[order]
+    # Rounding must not let the first document of a further pass slip in.
+    keep = begins < quota * steps - 1e-6
+    order = order[keep]
+    step_of = np.minimum((begins[keep] / quota).astype(np.int64), steps - 1)
     if window is None:
         cuts = np.searchsorted(step_of, np.arange(1, steps))
         return np.split(order, cuts)
@@ -184,14 +186,16 @@ class Schedule:
         wanted = settings.tokens_per_stage
         wanted = wanted if wanted is not None else math.ceil(sum(tokens) * settings.epochs)
         steps = max(1, math.ceil(wanted / settings.batch_tokens))
+        # Steps of equal size that add up to what was asked: a full last step would give a stage text beyond its share.
+        batch = wanted / steps
         if settings.max_steps is not None:
             steps = min(steps, settings.max_steps)
         micro = settings.accumulation * ranks
         parts: list[Part] = []
         span = _WINDOW if window else None
         for index, name in enumerate(domains):
-            quota = settings.batch_tokens * shares[index]
-            if quota < 1:
+            quota = batch * shares[index]
+            if settings.batch_tokens * shares[index] < 1:
                 raise ConfigError(
                     f"train.batch_tokens={settings.batch_tokens}: leaves {name} less than a token per step; "
                     "raise it, or choose train.sampling uniform."
@@ -204,9 +208,9 @@ class Schedule:
                 parts.append((index, SSL, store, pieces))
         extra: list[tuple[Kind, Sequence[TokenStore], float]] = []
         if settings.ssl_weight > 0:
-            extra.append((SSL, unlabelled, settings.batch_tokens * settings.ssl_share * 0.5))
+            extra.append((SSL, unlabelled, batch * settings.ssl_share * 0.5))
         if settings.kl_weight > 0:
-            extra.append((GENERAL, general, settings.batch_tokens * settings.kl_share))
+            extra.append((GENERAL, general, batch * settings.kl_share))
         for kind, sources, quota in extra:
             for store in sources:
                 pieces = _stream(store, quota / len(sources), steps, stage, store.domain, kind, seed=seed, window=span)

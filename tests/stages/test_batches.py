@@ -42,7 +42,7 @@ LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=30)
 
 @given(LENGTHS, LENGTHS, st.integers(0, 5), st.booleans(), st.integers(1, 3))
 @hypothesis_settings(max_examples=40, deadline=None)
-def test_one_epoch_shows_about_every_document_once(
+def test_one_epoch_shows_every_document_once(
     first: list[int], second: list[int], seed: int, window: bool, micro: int
 ) -> None:
     stores = {"a": store("a", first), "b": store("b", second)}
@@ -58,13 +58,22 @@ def test_one_epoch_shows_about_every_document_once(
                 seen[item.store.domain][item.piece] += 1
         assert schedule.tokens(number) == sum(item.length for items in bins for item in items)
     for name, part in stores.items():
-        # Whole passes in new orders: counts differ by at most one, and no document is left out.
-        counts = [seen[name][piece] for piece in range(len(part))]
-        assert max(counts) - min(counts) <= 1
-        assert min(counts) >= 1
-        assert abs(sum(seen[name][p] * int(part.lengths[p]) for p in range(len(part))) - int(part.lengths.sum())) <= (
-            BASE.batch_tokens + 60
-        )
+        assert [seen[name][piece] for piece in range(len(part))] == [1] * len(part)
+
+
+@given(LENGTHS, LENGTHS, st.integers(0, 5), st.booleans(), st.sampled_from(["uniform", "temperature"]))
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_a_stage_sees_the_tokens_it_was_given(
+    first: list[int], second: list[int], seed: int, window: bool, sampling: Any
+) -> None:
+    # A stage of few tokens must not get a whole batch: methods with many stages would train on more text.
+    stores = {"a": store("a", first), "b": store("b", second)}
+    settings = replace(BASE, sampling=sampling, tokens_per_stage=430)
+    schedule = Schedule.make(0, stores, settings, seed=seed, window=window)
+    assert schedule.steps <= 2
+    # A document is never cut, so each domain may end within one.
+    assert 430 <= schedule.total_tokens + 1
+    assert schedule.total_tokens < 430 + max(first) + max(second)
 
 
 def test_shares_follow_the_sampling_rule() -> None:
