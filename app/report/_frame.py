@@ -27,6 +27,7 @@ __all__ = [
     "places",
     "plural",
     "quote",
+    "resource_title",
     "signed",
 ]
 
@@ -230,3 +231,16 @@ def entry(mapping: Mapping[str, Any] | None, *path: str) -> Any:
             return None
         value = value.get(key)
     return value
+
+
+_RESOURCES = {
+    "tokens": "tokens",
+    "domains": "domains",
+    "adapter_parameters": "adapter parameters",
+    "gpu_memory": "GPU memory",
+}
+
+
+def resource_title(name: str) -> str:
+    """A budget's resource in words."""
+    return _RESOURCES.get(name, name.replace("_", " "))

@@ -1,28 +1,22 @@
-"""The plan section: stages and budgets, proof, rivals, order, confidence, phases, and a reason for every domain."""
+"""The plan section: stages and budgets, proof, and a reason for every domain."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frame import Frame, entry, finite, join, number, pack, signed
+from ._confidence import certainty, phase_view
+from ._frame import Frame, entry, finite, join, number, pack, resource_title, signed
+from ._rivals import order_view, solvers_view, ties
 
 if TYPE_CHECKING:
     from ...metrics.relations import Relations
     from ...partition.plan import Plan
 
 __all__ = ["plan_view"]
-
-_RESOURCES = {
-    "tokens": "tokens",
-    "domains": "domains",
-    "adapter_parameters": "adapter parameters",
-    "gpu_memory": "GPU memory",
-}
 
 
 def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str, Any]:
@@ -32,7 +26,7 @@ def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str
     confidence = plan.confidence or {}
     together = frame.expand(confidence.get("co_assignment"), plan.domains)
     explained = _explain(plan, frame, together)
-    solvers = _solvers(plan)
+    solvers = solvers_view(plan)
     return {
         "stages": [_stage(number_, plan, frame, gain) for number_ in range(len(plan.stages))],
         "status": plan.status,
@@ -45,7 +39,7 @@ def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str
         "kappa": finite(settings.get("kappa")),
         "scale": settings.get("scale"),
         "budget": [
-            {"resource": _RESOURCES.get(key, key.replace("_", " ")), "limit": finite(value)}
+            {"resource": resource_title(key), "limit": finite(value)}
             for key, value in sorted((plan.budget or {}).items())
         ],
         "trivial": _trivial(plan),
@@ -53,13 +47,13 @@ def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str
         "pulls": _pulls(gain, frame),
         "hurt": _hurt(gain, frame),
         "solvers": solvers,
-        "ties": _ties(solvers),
-        "order": _order(plan),
+        "ties": ties(solvers),
+        "order": order_view(plan),
         "together": pack(together, symmetric=True) if together is not None else None,
         "fragile": [str(name) for name in confidence.get("fragile") or ()],
         "replicates": int(finite(confidence.get("replicates")) or 0),
-        "certainty": _certainty(together, frame),
-        "phase": _phase(plan),
+        "certainty": certainty(together, frame),
+        "phase": phase_view(plan),
         "explain": explained,
         "theory": _theory(plan.theory),
         "warnings": [str(text) for text in plan.warnings],
@@ -93,7 +87,7 @@ def _stage(index: int, plan: Plan, frame: Frame, gain: NDArray[np.float64] | Non
             continue
         used.append(
             {
-                "resource": _RESOURCES.get(resource, resource.replace("_", " ")),
+                "resource": resource_title(resource),
                 "used": total,
                 "limit": limit,
                 "share": total / limit if limit else None,
@@ -163,18 +157,6 @@ def _hurt(gain: NDArray[np.float64] | None, frame: Frame) -> dict[str, Any] | No
     }
 
 
-def _ties(rows: list[dict[str, Any]]) -> str:
-    """A sentence when more than half of the other methods reach the plan's objective; empty otherwise."""
-    others = [row for row in rows if not row["own"]]
-    best = sum(row["best"] for row in others)
-    if len(others) < 2 or 2 * best <= len(others):
-        return ""
-    return (
-        f"{best} of {len(others)} other methods reach the same objective: this problem is easy, and the plan’s "
-        "score alone does not set it apart."
-    )
-
-
 def _pulls(gain: NDArray[np.float64] | None, frame: Frame, count: int = 5) -> dict[str, list[list[float]]] | None:
     """The pairs that gain most and lose most in one stage, as [row, column, gain]; only true gains and true losses."""
     if gain is None:
@@ -200,197 +182,6 @@ def _trivial(plan: Plan) -> str | None:
     if len(plan.stages) == domains and domains > 1:
         return "alone"
     return None
-
-
-def _solvers(plan: Plan) -> list[dict[str, Any]]:
-    """Best first; how far each falls short of the plan, relative to the plan's objective."""
-    rows: list[dict[str, Any]] = []
-    ours = finite(plan.objective)
-    for row in plan.solvers:
-        value = finite(row.get("objective"))
-        feasible = row.get("feasible", True) is not False
-        rows.append(
-            {
-                "name": str(row.get("name", "?")).replace("_", " "),
-                "objective": value,
-                "stages": row.get("stages"),
-                "gap": finite(row.get("gap")),
-                "seconds": finite(row.get("seconds")),
-                "feasible": feasible,
-                "note": _note(row, plan),
-                "short": None if value is None or ours is None else ours - value,
-                "own": str(row.get("name", "")) == "kinfold",
-                "best": value is not None
-                and ours is not None
-                and feasible
-                and value >= ours - 1e-9 * max(1.0, abs(ours)),
-            }
-        )
-    return sorted(
-        rows,
-        key=lambda row: (
-            not row["feasible"],
-            -round(row["objective"], 9) if row["objective"] is not None else np.inf,
-            not row["own"],
-            row["name"],
-        ),
-    )
-
-
-def _note(row: Mapping[str, Any], plan: Plan) -> str:
-    """A solver's note, unless it only repeats the name, and whether its groups had to be changed to be allowed."""
-    name, note = str(row.get("name", "")), str(row.get("note") or "")
-    if note.lower() == name.replace("_", " "):
-        note = ""
-    # Only these two propose a known number of stages, so only theirs shows that it was changed.
-    proposed = {"all_in_one": 1, "one_per_domain": len(plan.domains)}.get(name)
-    if proposed is None or not row.get("stages") or row["stages"] == proposed:
-        return note
-    settings = plan.settings or {}
-    others = ("must_link", "cannot_link", "pin", "minimum", "stages")
-    what = "the budget" if plan.budget and not any(settings.get(key) for key in others) else "the constraints"
-    return f"{note}, repaired to {what}" if note else f"repaired to {what}"
-
-
-def _order(plan: Plan) -> dict[str, Any] | None:
-    order = plan.order
-    if not order:
-        return None
-    matrix = next((order[key] for key in ("affinity", "stage_affinity", "matrix") if order.get(key) is not None), None)
-    packed = None
-    if matrix is not None:
-        values = np.asarray(matrix, dtype=np.float64)
-        if values.shape == (len(plan.stages), len(plan.stages)) and len(values) > 1:
-            values = values.copy()
-            np.fill_diagonal(values, np.nan)
-            packed = pack(values)
-    exact = order.get("exact")
-    return {
-        "affinity": packed,
-        "score": finite(order.get("score")),
-        "method": str(order.get("method") or ""),
-        "exact": bool(exact) if exact is not None else None,
-        "rivals": [
-            {"name": str(name).replace("_", " "), "score": finite(value)}
-            for name, value in sorted(
-                dict(order.get("rivals") or {}).items(), key=lambda item: -(finite(item[1]) or float("-inf"))
-            )
-        ],
-    }
-
-
-def _phase(plan: Plan) -> dict[str, Any] | None:
-    phase = plan.phase
-    if not phase:
-        return None
-    # Rows are budgets, columns are λ; None (no plan fits) becomes NaN.
-    counts = np.array(phase.get("n_stages") or [[]], dtype=np.float64)
-    lam, budget = list(phase.get("lam") or []), list(phase.get("budget") or [])
-    if counts.ndim != 2 or not counts.size or counts.shape != (len(budget), len(lam)):
-        return None
-    agreement = phase.get("agreement")
-    agree = np.array(agreement, dtype=np.float64) if agreement else None
-    chosen = finite((plan.settings or {}).get("lam"))
-    labels = [f"{value:g}" if finite(value) is not None else str(value) for value in lam]
-    column = None
-    if chosen is not None:
-        steps = [abs((finite(value) or 0.0) - chosen) for value in lam]
-        column = int(np.argmin(steps)) if steps and min(steps) <= 1e-6 * max(1.0, abs(chosen)) else None
-    resource = str(phase.get("resource") or "")
-    title = _RESOURCES.get(resource, resource.replace("_", " ")) or "budget"
-    limits = [finite(value) for value in budget]
-    own = finite((plan.budget or {}).get(resource))
-    if resource == "domains":
-        # Whole domains: a limit of 2.8 is one of 2. Rows that say the same twice are drawn once.
-        limits = [None if value is None else float(math.floor(value + 1e-9)) for value in limits]
-        own = float(len(plan.domains)) if own is None else float(math.floor(own + 1e-9))
-        keep = [
-            i
-            for i, value in enumerate(limits)
-            if i == 0 or value != limits[i - 1] or not np.array_equal(counts[i], counts[i - 1], equal_nan=True)
-        ]
-        counts, limits = counts[keep], [limits[i] for i in keep]
-        agree = agree[keep] if agree is not None and len(agree) == len(budget) else None
-    line = None
-    if own is None:
-        line = limits.index(None) if None in limits else None
-    else:
-        gaps = [math.inf if value is None else abs(value - own) for value in limits]
-        line = int(np.argmin(gaps)) if min(gaps) <= 1e-6 * max(1.0, abs(own)) else None
-    agree = agree if agree is not None and agree.shape == counts.shape else None
-    texts = ["no limit" if value is None else f"{title} ≤ {number(value)}" for value in limits]
-    return {
-        "counts": pack(counts),
-        "agreement": pack(agree) if agree is not None else None,
-        "lam": labels,
-        "budget": texts,
-        "resource": title,
-        "column": column,
-        "row": line,
-        "domains": len(plan.domains),
-        **_neighbours(counts, agree, line, column),
-    }
-
-
-def _neighbours(
-    counts: NDArray[np.float64], agree: NDArray[np.float64] | None, row: int | None, column: int | None
-) -> dict[str, str]:
-    """Whether the plan is the same one step of λ or of the budget away: a sentence (`stability`), a clause (`changes`).
-
-    Both are empty where the plan's own settings are not among those tried.
-    """
-    nothing = {"stability": "", "changes": ""}
-    if row is None or column is None or not np.isfinite(counts[row, column]):
-        return nothing
-    found, moving = [], []
-    for name, steps in (("λ", ((0, -1), (0, 1))), ("the budget", ((-1, 0), (1, 0)))):
-        for down, right in steps:
-            i, j = row + down, column + right
-            if not (0 <= i < counts.shape[0] and 0 <= j < counts.shape[1]) or not np.isfinite(counts[i, j]):
-                continue
-            other = counts[i, j] != counts[row, column]
-            found.append((other, agree is not None and bool(agree[i, j] < 1 - 1e-9)))
-            if other and name not in moving:
-                moving.append(name)
-    if not found:
-        return nothing
-
-    def of_them(count: int, one: str, many: str) -> str:
-        """So many of the neighbours, with their verb."""
-        if len(found) == 1:
-            return f"Its only neighbour {one}"
-        who = f"{'All' if count == len(found) else count} of its {len(found)} neighbours"
-        return f"{who} {one if count == 1 else many}"
-
-    differ, regrouped = sum(other for other, _ in found), sum(other or moved for other, moved in found)
-    if differ:
-        sentence = f"{of_them(differ, 'has', 'have')} another number of stages: this choice is not a stable one."
-    elif regrouped:
-        sentence = (
-            f"{of_them(regrouped, 'groups', 'group')} the domains otherwise, in as many stages: only the number of "
-            "stages is stable."
-        )
-    elif agree is not None:
-        sentence = f"{of_them(len(found), 'gives', 'give')} the same plan: near this choice, little depends on it."
-    else:
-        sentence = f"{of_them(len(found), 'has', 'have')} as many stages."
-    return {
-        "stability": sentence,
-        "changes": f"the number of stages changes with {' and with '.join(moving)}" if moving else "",
-    }
-
-
-def _certainty(together: NDArray[np.float64] | None, frame: Frame) -> float | None:
-    """The mean share of replicates that agree with the plan about a pair: 1 = every replicate gave this plan."""
-    if together is None or frame.k < 2 or not frame.stages:
-        return None
-    same = np.zeros((frame.k, frame.k), dtype=bool)
-    for stage in frame.stages:
-        same[np.ix_(stage, stage)] = True
-    rows, columns = np.triu_indices(frame.k, 1)
-    share = np.where(same, together, 1 - together)[rows, columns]
-    share = share[np.isfinite(share)]
-    return float(share.mean()) if share.size else None
 
 
 def _explain(plan: Plan, frame: Frame, together: NDArray[np.float64] | None) -> list[dict[str, Any]]:
