@@ -41,7 +41,10 @@ class Checked:
             parts.append(f"plan {self.plan['path']}: {len(self.plan['stages'])} stages{fits}")
             if self.plan["edited"]:
                 parts.append(f"the plan was edited by hand: its proof is gone, {self.plan['certificate']} remains")
-        parts += [f"warning: {clean(text)}" for text in self.warnings]
+        # A warning that only repeats a record listed above says nothing new.
+        listed = [text for domain in self.summary.domains for text in domain.problems] if self.summary else []
+        new = [text for text in self.warnings if not any(text.endswith(problem) for problem in listed)]
+        parts += [f"warning: {clean(text)}" for text in new]
         if not self.bad:
             parts.append("Everything can be used." if not self.warnings else "Usable, with the warnings above.")
         return parts
