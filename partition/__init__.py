@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .planner import make_plan
     from .problem import Problem, Resource
+    from .replanning import Replan, replan
     from .settings import PlanSettings
     from .solution import Solution
 
@@ -24,6 +25,7 @@ _HOME = {
     "PlanDiff": "changes",
     "PlanSettings": "settings",
     "Problem": "problem",
+    "Replan": "replanning",
     "Resource": "problem",
     "Solution": "solution",
     "check_fingerprints": "fingerprints",
@@ -31,6 +33,7 @@ _HOME = {
     "diff_plans": "changes",
     "extend_plan": "changes",
     "make_plan": "planner",
+    "replan": "replanning",
     "solve": "_solve",
     "solve_problem": "_solve",
 }
@@ -40,6 +43,7 @@ __all__ = [
     "PlanDiff",
     "PlanSettings",
     "Problem",
+    "Replan",
     "Resource",
     "Solution",
     "check_fingerprints",
@@ -47,6 +51,7 @@ __all__ = [
     "diff_plans",
     "extend_plan",
     "make_plan",
+    "replan",
     "solve",
     "solve_problem",
 ]
