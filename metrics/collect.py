@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,10 @@ import numpy as np
 
 from .._files import atomic_path, digest
 from .._progress import SILENT, Progress
+from ..errors import CorpusError
 from . import sampling
 from .counting import TokenCounter
+from .ranks import exchange, one_for_all, place, together
 from .sampling import DomainSample, Share
 from .tokenizing import fingerprint, load_tokenizer, train_tokenizer
 
@@ -61,49 +62,81 @@ def collect(
 ) -> Collection:
     """One sample a planned domain, in the order of `corpora.planned`."""
     domains = list(corpora.planned)
-    prints = corpora.fingerprints
-    if tokenizer is None:
-        made = _own_tokenizer(domains, settings, seed, progress)
-    else:
-        made = load_tokenizer(tokenizer)
+    made = _tokenizer(domains, settings, tokenizer, seed, progress)
     mark = fingerprint(made)
     counter = TokenCounter(made)
+    prints = together(lambda: corpora.fingerprints)
+    keys = [
+        digest(
+            [
+                _FORMAT,
+                prints[domain.name],
+                settings.split,
+                mark,
+                seed,
+                settings.max_tokens,
+                _kept(settings),
+                _window(settings),
+                domain.limit,
+            ]
+        )
+        for domain in domains
+    ]
+    _same_data(domains, keys)
+    files = [None if cache is None else Path(cache) / "tokens" / f"{key}.npz" for key in keys]
+    held = [None if file is None else _read(file, domain.name) for file, domain in zip(files, domains, strict=True)]
+    # Ranks may see different caches. A domain is taken from them only where every rank has it; else all count it.
+    complete = np.all(exchange([sample is not None for sample in held]), axis=0)
     out: list[DomainSample] = []
-    if _ranks()[1] > 1:
-        # Ranks may see different caches, and one that does not count would leave the others waiting for ever.
-        cache = None
     with progress.task("counting tokens", total=len(domains), unit="domains") as task:
-        for domain in domains:
-            key = digest(
-                [
-                    _FORMAT,
-                    prints[domain.name],
-                    settings.split,
-                    mark,
-                    seed,
-                    settings.max_tokens,
-                    _kept(settings),
-                    _window(settings),
-                    domain.limit,
-                ]
-            )
-            file = None if cache is None else Path(cache) / "tokens" / f"{key}.npz"
-            sample = None if file is None else _read(file, domain.name)
-            if sample is None:
-                share = _count(domain, counter, made, settings, seed)
-                sample = sampling.finish(
+        for index, domain in enumerate(domains):
+            sample = held[index]
+            if sample is None or not complete[index]:
+                fresh = sampling.finish(
                     domain.name,
-                    share,
+                    _count(domain, counter, made, settings, seed),
                     counter,
                     max_tokens=settings.max_tokens,
                     samples=_kept(settings),
                     window=_window(settings),
                 )
-                if file is not None:
-                    _write(file, sample)
+                file = files[index]
+                if file is not None and sample is None:
+                    _write(file, fresh)
+                sample = fresh
             out.append(sample)
             task.advance()
     return Collection(out, mark, counter.size, counter.fast)
+
+
+def _tokenizer(
+    domains: Sequence[Domain],
+    settings: MeasureSettings,
+    source: str | os.PathLike[str] | None,
+    seed: int,
+    progress: Progress,
+) -> Any:
+    """The tokenizer named, or one of the corpora's own; under several ranks that of rank 0, as JSON."""
+
+    def make() -> Any:
+        return _own_tokenizer(domains, settings, seed, progress) if source is None else load_tokenizer(source)
+
+    if place()[1] == 1:
+        return make()
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(one_for_all(lambda: make().to_str()))
+
+
+def _same_data(domains: Sequence[Domain], keys: Sequence[str]) -> None:
+    """Every rank must read the same files with the same settings, or their shares do not make a whole."""
+    for rank, others in enumerate(exchange(list(keys))):
+        for domain, mine, theirs in zip(domains, keys, others, strict=False):
+            if mine != theirs or len(keys) != len(others):
+                raise CorpusError(
+                    f"domain {domain.name!r} is not the same on every process of this run (rank {rank} reads other "
+                    "data or settings); give all processes the same files and command."
+                )
 
 
 # ------------------------------------------------------------------ one domain
@@ -133,11 +166,12 @@ def _share_in_process(state: str, domain: Domain, settings: MeasureSettings, see
 
 
 def _count(domain: Domain, counter: TokenCounter, tokenizer: Any, settings: MeasureSettings, seed: int) -> Share:
-    rank, ranks = _ranks()
+    rank, ranks = place()
     workers = settings.num_proc
-    if workers == 1:
-        share = _share(domain, counter, settings, seed, rank, ranks)
-    else:
+
+    def work() -> Share:
+        if workers == 1:
+            return _share(domain, counter, settings, seed, rank, ranks)
         from joblib import Parallel, delayed  # type: ignore[import-untyped]
 
         state = tokenizer.to_str()
@@ -145,28 +179,15 @@ def _count(domain: Domain, counter: TokenCounter, tokenizer: Any, settings: Meas
             delayed(_share_in_process)(state, domain, settings, seed, rank * workers + part, ranks * workers)
             for part in range(workers)
         )
-        share = shares[0]
+        share: Share = shares[0]
         for other in shares[1:]:
             share.merge(other)
-    return share if ranks == 1 else _reduce(share, rank)
+        return share
+
+    return work() if ranks == 1 else _reduce(together(work))
 
 
-# ------------------------------------------------------------------ ranks
-def _ranks() -> tuple[int, int]:
-    """(rank, number of ranks): one unless this process runs under torchrun, or torch.distributed is already up."""
-    started = "torch" in sys.modules and sys.modules["torch"].distributed.is_available()
-    if started and sys.modules["torch"].distributed.is_initialized():
-        group = sys.modules["torch"].distributed
-        return int(group.get_rank()), int(group.get_world_size())
-    if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ:
-        from accelerate import PartialState
-
-        state = PartialState()
-        return int(state.process_index), int(state.num_processes)
-    return 0, 1
-
-
-def _reduce(share: Share, rank: int) -> Share:
+def _reduce(share: Share) -> Share:
     """Sum counts over ranks and merge sketches: integers and sets, so every rank gets the same, bit for bit."""
     import torch
     import torch.distributed as dist
@@ -176,9 +197,8 @@ def _reduce(share: Share, rank: int) -> Share:
     tensor = torch.from_numpy(np.concatenate([share.counts, facts])).to(device)
     dist.all_reduce(tensor)
     total = tensor.cpu().numpy()
-    sketches: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(sketches, share.sketch)
-    merged: sampling.Sketch = sketches[0]
+    sketches = exchange(share.sketch)
+    merged = sketches[0]
     for other in sketches[1:]:
         merged.merge(other)
     documents, characters, long = (int(number) for number in total[-3:])
@@ -187,7 +207,7 @@ def _reduce(share: Share, rank: int) -> Share:
 
 # ------------------------------------------------------------------ the tokenizer of the corpora themselves
 def _own_tokenizer(domains: Sequence[Domain], settings: MeasureSettings, seed: int, progress: Progress) -> Any:
-    """Train on an equal, order-free sample of each domain; every rank reads everything, so all train the same."""
+    """Train on an equal, order-free sample of each domain."""
     texts: list[str] = []
     with progress.task("training a tokenizer", total=len(domains), unit="domains") as task:
         for domain in domains:

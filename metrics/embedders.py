@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from .._progress import SILENT, Progress
 from .._seeding import derive_seed
 from ..errors import ModelError, RelationsError
 from ._lora import quiet
+from .ranks import exchange, one_for_all, place, together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .settings import MeasureSettings
 
-__all__ = ["Embedding", "embed", "embedder_fingerprint"]
+__all__ = ["Embedder", "Embedding", "StateEmbedder", "embed", "embedder_fingerprint"]
 
 _log = logging.getLogger("kinfold.metrics")
 # Words of scripts with spaces; single characters of those without.
@@ -42,6 +43,17 @@ class Embedding:
     vectors: tuple[NDArray[np.float32], ...]
     fingerprint: str
     reduced: int
+
+
+class Embedder(Protocol):
+    """What turns documents into vectors in the place of the embedder that the settings name."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity: another model or another way of pooling has another one."""
+
+    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """Vectors (len(texts), d), and how many documents were too long to be taken whole."""
 
 
 def embedder_fingerprint(settings: MeasureSettings) -> str:
@@ -64,9 +76,13 @@ def embed(
     settings: MeasureSettings,
     *,
     seed: int = 0,
+    embedder: Embedder | None = None,
     progress: Progress = SILENT,
 ) -> Embedding:
-    """Embed each domain's documents with the embedder of `settings`.
+    """Embed each domain's documents with `embedder`, or else with the one that `settings` names.
+
+    Under several ranks lsa, which is fitted on all domains together, is made by rank 0 and handed to all; with a model
+    each rank embeds every n-th domain and they exchange what they made.
 
     Raises
     ------
@@ -75,26 +91,35 @@ def embed(
     RelationsError
         The embedder gave NaN or infinity for a document.
     """
-    mark = embedder_fingerprint(settings)
+    mark = embedder_fingerprint(settings) if embedder is None else embedder.fingerprint
     reduced = 0
-    if settings.embedder == "lsa":
+    if embedder is None and settings.embedder == "lsa":
         with progress.task("embedding documents (lsa)", total=2, unit="steps") as task:
-            vectors = _lsa(texts, settings.lsa_dimensions, seed, task.advance)
+            vectors = one_for_all(lambda: _lsa(texts, settings.lsa_dimensions, seed, task.advance))
     else:
-        encoder = _Base(settings) if settings.embedder == "model" else _Sentence(settings)
-        vectors = []
-        with progress.task("embedding documents", total=sum(map(len, texts)), unit="documents") as task:
-            for group in texts:
-                found, cut = encoder.embed(group)
-                vectors.append(found)
-                reduced += cut
-                task.advance(len(group))
+        rank, ranks = place()
+        mine = range(rank, len(texts), ranks)
+
+        def work() -> dict[int, tuple[NDArray[np.float32], int]]:
+            encoder = embedder or (_base(settings, mark) if settings.embedder == "model" else _Sentence(settings, mark))
+            out = {}
+            with progress.task("embedding documents", total=sum(len(texts[i]) for i in mine), unit="documents") as task:
+                for index in mine:
+                    out[index] = encoder.embed(texts[index])
+                    task.advance(len(texts[index]))
+            return out
+
+        found: dict[int, tuple[NDArray[np.float32], int]] = {}
+        for part in exchange(together(work)):
+            found.update(part)
+        vectors = [found[index][0] for index in range(len(texts))]
+        reduced = sum(cut for _, cut in found.values())
     for name, array in zip(names, vectors, strict=True):
         bad = ~np.isfinite(array).all(axis=1)
         if bad.any():
             raise RelationsError(
-                f"the embedder {settings.embedder!r} gave NaN or infinity for document {int(np.argmax(bad))} of domain "
-                f"{name!r}; try another embedder or precision."
+                f"the embedder {settings.embedder if embedder is None else mark!r} gave NaN or infinity for document "
+                f"{int(np.argmax(bad))} of domain {name!r}; try another embedder or precision."
             )
     return Embedding(tuple(vectors), mark, reduced)
 
@@ -157,8 +182,9 @@ def _windows(ids: Sequence[int], size: int, most: int) -> tuple[list[tuple[int, 
 class _Sentence:
     """A sentence-transformers model, by id or path."""
 
-    def __init__(self, settings: MeasureSettings) -> None:
+    def __init__(self, settings: MeasureSettings, fingerprint: str) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self.fingerprint = fingerprint
         source = settings.embedder
         try:
             from sentence_transformers import SentenceTransformer
@@ -200,32 +226,50 @@ class _Sentence:
         return _average(np.asarray(vectors, np.float32), owners, weights, len(texts)), cut
 
 
-class _Base:
-    """Mean-pooled last hidden states of the base model."""
+def _base(settings: MeasureSettings, fingerprint: str) -> StateEmbedder:
+    """The embedder "model": the base model of the settings, loaded for this."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    source = str(settings.model)
+    try:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
 
-    def __init__(self, settings: MeasureSettings) -> None:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        source = str(settings.model)
-        try:
-            import torch
-            from transformers import AutoModel, AutoTokenizer
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        with quiet():
+            model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+    except Exception as fault:  # as above
+        reason = str(fault).strip().splitlines()[0][:160] if str(fault).strip() else type(fault).__name__
+        raise ModelError(f"measure.model={source!r} could not be loaded ({reason}); check the path or id.") from None
+    model.to(_device(settings.device)).eval()
+    return StateEmbedder(model, tokenizer, settings, fingerprint)
 
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
-            with quiet():
-                self.model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-        except Exception as fault:  # as above
-            reason = str(fault).strip().splitlines()[0][:160] if str(fault).strip() else type(fault).__name__
-            raise ModelError(
-                f"measure.model={source!r} could not be loaded ({reason}); check the path or id."
-            ) from None
-        self.device = _device(settings.device)
-        self.model.to(self.device).eval()
-        limit = getattr(self.model.config, "max_position_embeddings", None) or settings.max_length
+
+class StateEmbedder:
+    """Mean-pooled last hidden states of a model that is already loaded, as it is: adapters on it count.
+
+    Parameters
+    ----------
+    model
+        A backbone that returns `last_hidden_state`, in evaluation mode, where it is to run.
+    tokenizer
+        Its tokenizer.
+    settings
+        `max_length`, `max_windows` and `batch_size` are read.
+    fingerprint
+        Identity of the model in its present state.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: MeasureSettings, fingerprint: str) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.settings = settings
+        self.fingerprint = fingerprint
+        self.device = next(model.parameters()).device
+        limit = getattr(model.config, "max_position_embeddings", None) or settings.max_length
         # RoBERTa-like models keep two positions for padding.
         self.size = max(8, min(settings.max_length, int(limit) - 4))
-        self.settings = settings
 
     def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """Vectors (len(texts), hidden), and how many documents had more windows than `max_windows`."""
         import torch
 
         pieces: list[list[int]] = []

@@ -19,9 +19,10 @@ from ._gram import GramPass, GramResult
 from ._rff import rff_pass
 from .collect import Collection, collect
 from .divergence import synergy
-from .embedders import Embedding
+from .embedders import Embedder, Embedding
 from .embeddings import bootstrap_weights, centred, cosine_table
 from .mmd import default_bandwidths, median_sq_dist
+from .ranks import exchange, one_for_all, place
 from .registry import AFFINITY
 from .relations import Relations
 from .settings import MeasureSettings
@@ -74,6 +75,7 @@ def measure(
     settings: MeasureSettings | None = None,
     seed: int = 0,
     cache: Path | None = None,
+    embedder: Embedder | None = None,
     progress: Progress = SILENT,
 ) -> Relations:
     """Measure how the planned domains of `corpora` relate.
@@ -89,6 +91,9 @@ def measure(
         Decides samples, halves, permutations and bootstrap draws; the same seed gives the same numbers.
     cache : Path, optional
         Folder for counts and embeddings, keyed by content, tokenizer and settings; safe to share between runs.
+    embedder : Embedder, optional
+        Embeds in the place of the one that `settings` names, for models that are no folder (a base model with
+        adapters on it); its fingerprint is the relations'.
     progress : Progress
 
     Returns
@@ -116,9 +121,7 @@ def measure(
         _token_measures(collection, settings, seed, draft, progress)
     embedding: Embedding | None = None
     if wanted & {*_EMBEDDED, "class_mean_cosine", "probe_transfer", "proxy_a_distance"} or settings.validate == "probe":
-        embedding = cached_embedding(
-            collection, corpora.fingerprints, settings, seed=seed, cache=cache, progress=progress
-        )
+        embedding = cached_embedding(collection, settings, seed=seed, cache=cache, embedder=embedder, progress=progress)
         if embedding.reduced:
             draft.warnings.append(
                 f"{embedding.reduced} documents are longer than max_windows windows; evenly spaced ones stand for them."
@@ -130,14 +133,14 @@ def measure(
     if asked_affinity:
         from .affinity import affinity_measures
 
-        for name, found in affinity_measures(
+        for name, affinity in affinity_measures(
             asked_affinity, collection, embedding, settings, seed=seed, progress=progress
         ).items():
-            if found.value is not None:
-                draft.put(name, found.value)
-            draft.agreement[name] = found.agreement
-            if not found.agreement["usable"]:
-                draft.warnings.append(f"{name} should not be planned with: {found.agreement['why']}.")
+            if affinity.value is not None:
+                draft.put(name, affinity.value)
+            draft.agreement[name] = affinity.agreement
+            if not affinity.agreement["usable"]:
+                draft.warnings.append(f"{name} should not be planned with: {affinity.agreement['why']}.")
     if "discrepancy" in wanted:
         value, draws = combine.composite(draft.matrices, draft.draws, dict(settings.discrepancy))
         draft.put("discrepancy", value, draws)
@@ -150,7 +153,7 @@ def measure(
         draft.warnings += validation.get("warnings", [])
     keep = [name for name in draft.matrices if name in settings.measures]
     resolved = _resolved(settings, tokenizer)
-    return Relations(
+    found = Relations(
         domains=names,
         matrices={name: draft.matrices[name] for name in keep},
         low={name: draft.low[name] for name in keep if name in draft.low},
@@ -173,6 +176,17 @@ def measure(
         validation=validation,
         details=draft.details,
     )
+    return _settled(found)
+
+
+def _settled(found: Relations) -> Relations:
+    """One answer under several ranks: what follows counting and embedding is computed on each of them.
+
+    A GPU or another machine may round it otherwise; then rank 0's relations are everybody's.
+    """
+    if place()[1] == 1 or len(set(exchange(found.digest))) == 1:
+        return found
+    return dataclasses.replace(one_for_all(lambda: found))  # made anew: arrays that travelled are not frozen
 
 
 def _resolved(settings: MeasureSettings, tokenizer: str | os.PathLike[str] | None) -> dict[str, Any]:

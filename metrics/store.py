@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from .._files import atomic_path, digest
 from .._progress import SILENT, Progress
 from .collect import Collection
-from .embedders import Embedding, embed, embedder_fingerprint
+from .embedders import Embedder, Embedding, embed, embedder_fingerprint
+from .ranks import one_for_all, place
 
 if TYPE_CHECKING:
     from .settings import MeasureSettings
@@ -26,31 +27,45 @@ _FORMAT = 1
 
 def cached_embedding(
     collection: Collection,
-    fingerprints: Mapping[str, str],
     settings: MeasureSettings,
     *,
     seed: int,
     cache: Path | None,
+    embedder: Embedder | None = None,
     progress: Progress = SILENT,
 ) -> Embedding:
     """Embeddings of every domain's sampled documents, from the cache where they are there and whole."""
     texts = [sample.texts for sample in collection.samples]
     names = [sample.name for sample in collection.samples]
-    if cache is None:
-        return embed(texts, names, settings, seed=seed, progress=progress)
-    mark = embedder_fingerprint(settings)
+    mark = embedder_fingerprint(settings) if embedder is None else embedder.fingerprint
     # LSA is fitted on all domains together, so one file holds all; the texts themselves are the key.
     key = digest([_FORMAT, mark, seed, names, [digest(list(group)) for group in texts]])
-    file = Path(cache) / "embeddings" / f"{key}.npz"
-    if file.is_file():
-        try:
-            with np.load(file, allow_pickle=False) as data:
-                vectors = tuple(data[f"v{index}"] for index in range(len(texts)))
-                if [len(v) for v in vectors] == [len(group) for group in texts]:
-                    return Embedding(vectors, mark, int(data["reduced"]))
-        except Exception as fault:  # zip, numpy and key errors alike: embed again
-            _log.warning("%s: damaged cache entry (%s); embedding again", file, fault)
-    made = embed(texts, names, settings, seed=seed, progress=progress)
+    file = None if cache is None else Path(cache) / "embeddings" / f"{key}.npz"
+    # The cache of rank 0 decides for all ranks: half of them waiting for the other half's embeddings would never end.
+    held = one_for_all(lambda: None if file is None else _read(file, mark, [len(group) for group in texts]))
+    if held is not None:
+        return held
+    made = embed(texts, names, settings, seed=seed, embedder=embedder, progress=progress)
+    if file is not None and place()[0] == 0:
+        _write(file, made)
+    return made
+
+
+def _read(file: Path, mark: str, sizes: Sequence[int]) -> Embedding | None:
+    """Cached embeddings; a damaged file is as good as none."""
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            vectors = tuple(data[f"v{index}"] for index in range(len(sizes)))
+            fits = [len(v) for v in vectors] == list(sizes) and all(np.isfinite(v).all() for v in vectors)
+            return Embedding(vectors, mark, int(data["reduced"])) if fits else None
+    except Exception as fault:  # zip, numpy and key errors alike: embed again
+        _log.warning("%s: damaged cache entry (%s); embedding again", file, fault)
+        return None
+
+
+def _write(file: Path, made: Embedding) -> None:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"v{i}": v for i, v in enumerate(made.vectors)}
     np.savez(buffer, reduced=np.array(made.reduced), **arrays)
@@ -59,4 +74,3 @@ def cached_embedding(
             temporary.write_bytes(buffer.getvalue())
     except OSError as fault:
         _log.warning("%s: cache not written (%s)", file, fault)
-    return made

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -138,26 +135,6 @@ def test_concurrent_runs_share_a_cache(tmp_path, toy, relations):
         jobs = [pool.submit(measure, toy, settings=MeasureSettings(**FAST), cache=tmp_path) for _ in range(3)]
         assert {job.result().digest for job in jobs} == {relations.digest}
     assert not [file for file in tmp_path.rglob("*") if file.name.startswith(".")]
-
-
-@pytest.mark.slow
-def test_ranks_under_torchrun_agree_to_the_last_bit(tmp_path, toy_corpora, relations):
-    script = tmp_path / "job.py"
-    script.write_text(
-        "import os, sys\n"
-        "from kinfold.corpora import load_corpora\n"
-        "from kinfold.metrics import MeasureSettings, measure\n"
-        f"r = measure(load_corpora({str(toy_corpora)!r}), settings=MeasureSettings(**{FAST!r}))\n"
-        "open(os.path.join(sys.argv[1], os.environ['RANK']), 'w').write(r.digest)\n"
-        "import torch.distributed as dist\n"
-        "assert dist.get_world_size() == 2\n"
-        "dist.destroy_process_group()\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*command, script, tmp_path], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == relations.digest
 
 
 def test_a_models_tokenizer_is_used(toy, tiny_llama_dir):
