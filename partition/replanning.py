@@ -178,7 +178,9 @@ def _fixed(plan: Plan, done: int, settings: PlanSettings) -> PlanSettings:
 
 
 def _stages(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(names[i] for i in np.flatnonzero(labels == t)) for t in range(int(labels.max()) + 1))
+    return tuple(
+        tuple(name for name, at in zip(names, labels.tolist(), strict=True) if at == t) for t in range(int(labels.max()) + 1)
+    )
 
 
 def _differences(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .evaluate import evaluate_run
     from .export import export_run
     from .memory import MemoryEstimate, estimate_memory
+    from .replanning import Replanner, ReplanRequest
     from .run import Run
     from .settings import TrainSettings
     from .training import train
@@ -24,6 +25,8 @@ _HOME = {
     "LoraBank": "bank",
     "LoraSpec": "_lora_spec",
     "MemoryEstimate": "memory",
+    "ReplanRequest": "replanning",
+    "Replanner": "replanning",
     "Run": "run",
     "TrainSettings": "settings",
     "estimate_memory": "memory",
@@ -37,6 +40,8 @@ __all__ = [
     "LoraBank",
     "LoraSpec",
     "MemoryEstimate",
+    "ReplanRequest",
+    "Replanner",
     "Run",
     "TrainSettings",
     "estimate_memory",

@@ -22,6 +22,7 @@ def write_card(out: Path, manifest: Mapping[str, Any], evaluation: Mapping[str, 
     """Write `README.md` into the run folder."""
     settings = manifest["settings"]
     classify = manifest["task"] == "classification"
+    stages = manifest.get("trained", manifest["stages"])
     lines = [
         "---",
         f"base_model: {json.dumps(manifest['model']['name'], ensure_ascii=False)}",
@@ -33,7 +34,7 @@ def write_card(out: Path, manifest: Mapping[str, Any], evaluation: Mapping[str, 
         "# Adapters trained by Kinfold",
         "",
         f"One LoRA adapter per domain on `{manifest['model']['name'].replace('`', '')}`, trained in "
-        f"{len(manifest['stages'])} stage(s). Each folder under `adapters/` is a PEFT adapter that holds the shared "
+        f"{len(stages)} stage(s). Each folder under `adapters/` is a PEFT adapter that holds the shared "
         "adapters of all stages and the domain's own.",
         "",
         "```python",
@@ -47,8 +48,10 @@ def write_card(out: Path, manifest: Mapping[str, Any], evaluation: Mapping[str, 
         "## Stages",
         "",
     ]
-    for number, stage in enumerate(manifest["stages"], 1):
+    for number, stage in enumerate(stages, 1):
         lines.append(f"{number}. {', '.join(_plain(name) for name in stage)}")
+    if stages != manifest["stages"]:
+        lines += ["", "The stages were planned anew while training; the plan as it was given is in `plan.json`."]
     extra = " accuracy before | after |" if classify else " perplexity before | after |"
     lines += [
         "",

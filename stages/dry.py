@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .batches import Item
-    from .training import Session, Stores
+    from .session import Session
+    from .stores import Stores
 
 __all__ = ["DryRun", "Sample", "dry"]
 
@@ -69,10 +70,10 @@ class DryRun:
 def dry(session: Session) -> DryRun:
     """Lay the run out, estimate its memory, and time two steps of the first stage; nothing is written."""
     from .memory import estimate_memory
-    from .training import Stores, _schedule
+    from .stores import Stores, schedule_of
 
     stores = Stores.read(session)
-    schedules = [_schedule(session, stores, stage) for stage in range(len(session.stages))]
+    schedules = [schedule_of(session, stores, stage) for stage in range(len(session.stages))]
     per_token = _seconds_per_token(session, stores)
     rows: list[dict[str, Any]] = []
     peak: dict[str, int] = {}
@@ -114,7 +115,7 @@ def dry(session: Session) -> DryRun:
 def _seconds_per_token(session: Session, stores: Stores) -> float:
     """Seconds per domain token of a training step, all terms included: the faster of two steps on the first stage."""
     from .ranks import Ranks
-    from .training import prepared_stage
+    from .staging import prepared_stage
 
     times = []
     with prepared_stage(session, stores, Ranks(session.base.device), 0, frozen=()) as stepper:

@@ -14,6 +14,7 @@ from .._progress import SILENT, Progress
 from .._seeding import derive_seed
 from ..errors import RunError
 from .artefacts import serving_bank
+from .replanning import replan_records
 from .scoring import Scores, features, paired_change, score, served, summary
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class Evaluator:
             self.general = encoder.store(
                 corpora.general[0], _general_split(corpora, self.split), limit=limit, task_free=True
             )
+
+    def follow(self, stages: Sequence[Sequence[str]]) -> None:
+        """Go on with these stages, as a re-plan settled them; the domains are the same."""
+        self.stages = tuple(tuple(stage) for stage in stages)
 
     # -- scoring ------------------------------------------------------------------------------------------------
 
@@ -196,6 +201,7 @@ class Evaluator:
             "general": self._general(before, after[-1], draws, seed),
             "alignment": self._alignment(before, after[-1]),
             "h_score": self._h_score(before, after[-1]),
+            **({"replans": replans} if (replans := replan_records(self.out)) else {}),
             **(extra or {}),
         }
         write_json(self.out / "evaluation.json", evaluation)
@@ -310,7 +316,7 @@ def evaluate_run(
     RunError
         If the run has no finished stages, or the corpora lack one of its domains.
     """
-    from .training import open_run
+    from .session import open_run
 
     with open_run(run, corpora, split=split, documents=documents, progress=progress) as evaluator:
         for stage in [None, *range(len(evaluator.stages))]:

@@ -29,6 +29,7 @@ _FREE = frozenset(
         "settings.bootstrap",
         "settings.trust_remote_code",
         "state",
+        "trained",
         "model.name",
         "kinfold",
     }
@@ -56,8 +57,9 @@ def make_manifest(
     labels: Mapping[str, tuple[str, ...]] | None,
     layout: str,
     model: Mapping[str, str],
+    replan: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The value of `run.json` at the start of a run."""
+    """The value of `run.json` at the start of a run; `replan` is what re-planning depends on, where it is on."""
     from .. import __version__
 
     used = {name for stage in plan.stages for name in stage}
@@ -76,6 +78,7 @@ def make_manifest(
         "corpora": {name: print_ for name, print_ in sorted(corpora.fingerprints.items()) if name in used},
         "roles": {name: role for name, role in roles(corpora).items() if name in used},
         "settings": settings.to_dict(),
+        **({} if replan is None else {"replan": dict(replan)}),
     }
 
 

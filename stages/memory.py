@@ -24,8 +24,8 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .session import Session
     from .settings import TrainSettings
-    from .training import Session
 
 __all__ = ["MemoryEstimate", "StorageMeter", "estimate_memory", "estimate_phrase"]
 

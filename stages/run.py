@@ -4,7 +4,8 @@ Layout of the folder
 --------------------
 ``run.json``          what the run is made of: settings, seed, model, fingerprints, state
 ``config.yaml``       the resolved configuration
-``plan.json``         the plan that was trained
+``plan.json``         the plan as it was given
+``replans/NN/``       with re-planning: ``replan.json``, ``plan.json`` and the relations measured after stage NN
 ``adapters/<slug>/``  one PEFT folder per domain on the final backbone
 ``stages/NN/``        ``stage.json``, ``shared/`` and ``adapters/<slug>/`` (snapshot backbone) of every finished stage
 ``metrics.jsonl``     one JSON line per step, bit-identical under resume; ``timings.jsonl`` beside it holds the seconds
@@ -113,10 +114,29 @@ class Run:
 
     @property
     def plan(self) -> Plan:
-        """The plan that was trained."""
+        """The plan that was trained: the last re-plan's, or the given one where nothing was re-planned."""
+        from .replanning import plan_in_use
+
+        return plan_in_use(self.path, self.plan_given)
+
+    @property
+    def plan_given(self) -> Plan:
+        """The plan as it was given."""
         from ..partition.plan import Plan
 
         return Plan.load(self.path / "plan.json")
+
+    @property
+    def replans(self) -> list[dict[str, Any]]:
+        """What was decided after each stage (`replans/NN/replan.json`), oldest first; empty without re-planning.
+
+        Each holds `stage` (from 0, the one trained before), `changed`, `why`, the stages `before` and after it
+        (`stages`), and both plans' objectives (`kept`, `best`) under the relations measured then, with the 95 %
+        interval (`low`, `high`) of their difference.
+        """
+        from .replanning import replan_records
+
+        return replan_records(self.path)
 
     @property
     def relations(self) -> Relations | None:
@@ -134,8 +154,9 @@ class Run:
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
-        """The trained stages in their order."""
-        return tuple(tuple(stage) for stage in self.manifest["stages"])
+        """The trained stages in their order, as the last re-plan settled them."""
+        replans = self.replans
+        return tuple(tuple(stage) for stage in (replans[-1]["stages"] if replans else self.manifest["stages"]))
 
     @property
     def evaluation(self) -> dict[str, Any]:

@@ -66,6 +66,11 @@ class TrainSettings:
         None, "optimiser steps between validation rounds (early stopping); none = 1/10 of a stage"
     )
 
+    # Between stages
+    replan: bool = _f(
+        False, "after each stage, measure the domains on the adapted model and plan the remaining stages anew"
+    )
+
     # Batches
     batch_tokens: int = _f(4096, "domain tokens per optimiser step, all domains, ranks and accumulation together")
     accumulation: int = _f(1, "micro-batches per optimiser step (per rank)")
@@ -203,6 +208,8 @@ class TrainSettings:
             _refuse("ssl_share", self.ssl_share, "above 0 while ssl_weight is", "or set train.ssl_weight to 0")
         if self.kl_weight > 0 and self.kl_share == 0:
             _refuse("kl_share", self.kl_share, "above 0 while kl_weight is", "or set train.kl_weight to 0")
+        if self.replan and self.adapters == "domain":
+            _refuse("replan", True, "false where adapters=domain", "without a shared adapter no feature changes")
         if self.adapters == "domain" and self.rho_shared is not None:
             _refuse("rho_shared", self.rho_shared, "none where adapters=domain", "there is no shared adapter to bound")
         if self.adapters == "shared" and self.rho_domain is not None:
@@ -211,6 +218,8 @@ class TrainSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-able values, as they go into `config.yaml` and the fingerprint."""
         values = dataclasses.asdict(self)
+        if not self.replan:
+            del values["replan"]  # so that runs begun before it existed keep their fingerprint
         values["trackers"] = list(self.trackers)
         if not isinstance(self.lora.targets, str):
             values["lora"]["targets"] = list(self.lora.targets)

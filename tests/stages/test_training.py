@@ -90,7 +90,8 @@ def test_one_stage_of_the_shared_adapter_equals_plain_peft_step_for_step(
 ) -> None:
     """The reference is written with transformers, PEFT and torch alone: padded batches, full logits, one AdamW."""
     import torch
-    from kinfold.stages.training import Session, Stores, _schedule
+    from kinfold.stages.stores import schedule_of
+    from kinfold.stages.training import Session, Stores
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -113,7 +114,7 @@ def test_one_stage_of_the_shared_adapter_equals_plain_peft_step_for_step(
     run = train(plan, corpora, model=tiny_llama_dir, out=tmp_path / "run", settings=settings, seed=1)
 
     session = Session.open(plan.stages, corpora, model=tiny_llama_dir, out=tmp_path / "no", settings=settings, seed=1)
-    schedule = _schedule(session, Stores.read(session), 0)
+    schedule = schedule_of(session, Stores.read(session), 0)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
