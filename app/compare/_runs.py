@@ -66,7 +66,7 @@ def train_one(
     names = tuple(sorted(name for stage in variant_stages for name in stage))
     path = folder / "runs" / key
     _reset_peak()
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     run = train(
         Plan(stages=variant_stages, domains=names),
         corpora,
@@ -86,6 +86,7 @@ def train_one(
         "seed": seed,
         "settings": settings.to_dict(),
         "wall_seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - busy,
         "peak_memory": _peak(run),
         **_outcome(run),
     }
@@ -107,6 +108,7 @@ def _outcome(run: Run) -> dict[str, Any]:
         return {domain: {key: row[key] for key in kept if key in row} for domain, row in rows.items()}
 
     general = evaluation.get("general")
+    h_score = evaluation.get("h_score")
     return {
         "task": evaluation["task"],
         "split": evaluation["split"],
@@ -115,6 +117,8 @@ def _outcome(run: Run) -> dict[str, Any]:
         "final": table("final"),
         "general": None if not general else {key: general[key]["loss"] for key in ("before", "after")},
         "backward_transfer": evaluation["forgetting"]["backward_transfer"],
+        "h_score": None if not h_score else {key: float(h_score[key]) for key in ("before", "after")},
+        "mmd2": _mean_mmd2(evaluation.get("alignment")),
         "tokens": sum(int(stage["tokens"]) for stage in stages),
         "steps": sum(int(stage["steps"]) for stage in stages),
         "train_seconds": sum(float(row["seconds"] or 0.0) for row in run.metrics),
@@ -122,6 +126,18 @@ def _outcome(run: Run) -> dict[str, Any]:
         "model": run.manifest["model"]["fingerprint"],
         "environment": run.environment,
     }
+
+
+def _mean_mmd2(alignment: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """Mean MMD² over pairs of domains, before and after training, in the kernel that the evaluation fixed for both."""
+    if not alignment:
+        return None
+    found = {}
+    for key in ("before", "after"):
+        rows = alignment[f"mmd2_{key}"]
+        pairs = [float(rows[i][j]) for i in range(len(rows)) for j in range(i + 1, len(rows))]
+        found[key] = sum(pairs) / len(pairs)
+    return found
 
 
 def _parameters(run: Run) -> int:

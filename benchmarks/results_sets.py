@@ -1,0 +1,89 @@
+"""Is a plan worth it on three sets? `kinfold compare` on reviews, prose and the demo's corpora, kept as records.
+
+python benchmarks/results_sets.py reviews     (or prose, or demo; `--methods`, `--seeds` for a part of it)
+
+Runs that are in benchmarks/records/results already are not made again. The numbers below were fixed before the first
+recorded run: what two cores can train in the time that the results page states, not what suits any method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from _results import corpora_of, encoder, fetch_records, keep, keep_records, small_base, stamp, work_folder
+from kinfold import compare
+from kinfold.metrics import MeasureSettings
+from kinfold.partition import PlanSettings
+from kinfold.stages import LoraSpec, TrainSettings
+
+METHODS = (
+    "plan",
+    "joint",
+    "random",
+    "independent",
+    "single-linkage",
+    "discrepancy-only",
+    "one-per-domain",
+)
+SEEDS = (0, 1, 2)
+DRAWS = 2
+BUDGET = {"domains": 4}
+
+_COMMON: dict[str, Any] = {"lora": LoraSpec(rank=8, alpha=16), "bootstrap": 200, "checkpoint_every": None}
+SETS: dict[str, TrainSettings] = {
+    # No denoising loss: a sentence encoder has no head that predicts words.
+    "reviews": TrainSettings(
+        documents=100,
+        max_length=48,
+        batch_tokens=512,
+        lr=1e-3,
+        ssl_weight=0.0,
+        precision="bf16",
+        eval_documents=50,
+        **_COMMON,
+    ),
+    "prose": TrainSettings(
+        documents=60, max_length=128, batch_tokens=1024, lr=2e-3, ssl_weight=0.0, eval_documents=20, **_COMMON
+    ),
+    "demo": TrainSettings(
+        documents=60, max_length=128, batch_tokens=1024, lr=2e-3, ssl_weight=0.0, eval_documents=20, **_COMMON
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("set", choices=tuple(SETS))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    options = parser.parse_args()
+    work = work_folder() / options.set
+    work.mkdir(exist_ok=True)
+    fetch_records(options.set, work)
+    model = encoder() if options.set == "reviews" else small_base()
+    corpora = corpora_of(options.set)
+    try:
+        comparison = compare(
+            corpora,
+            model=model,
+            out=work,
+            train=SETS[options.set],
+            plan_settings=PlanSettings(budget=BUDGET),
+            measure_settings=MeasureSettings(permutations=100),
+            methods=tuple(options.methods.split(",")),
+            seeds=tuple(int(word) for word in options.seeds.split(",")),
+            draws=DRAWS,
+        )
+    finally:
+        if (work / "records").is_dir():
+            keep_records(options.set, work)
+    value = json.loads((comparison.path / "compare.json").read_text())
+    value["made_of"]["model"] = model.name
+    keep(options.set, "compare", {**value, "made": stamp()})
+    print(comparison.markdown)
+
+
+if __name__ == "__main__":
+    main()
