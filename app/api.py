@@ -202,7 +202,8 @@ def train(
         The relations the plan was made from, kept with the run for the report. Where None and `plan` is a file,
         the folder of that file is searched for those whose fingerprint the plan carries.
     settings
-        A :class:`~kinfold.stages.TrainSettings` or a mapping of some of its fields.
+        A :class:`~kinfold.stages.TrainSettings` or a mapping of some of its fields. With `replan`, domains are measured
+        anew after each stage, as `relations` were, and the remaining stages planned anew.
     config
         The whole configuration, written into the run as `config.yaml`; None writes what is known here.
     seed
@@ -228,18 +229,30 @@ def train(
     known = None if relations is None else given_relations(relations)
     out = Path(out)
     ours = not (out / "run.json").exists()
+    resolved = given_settings(TrainSettings, settings, overrides, "train")
+    opened = given_corpora(corpora)
+    replanner = None
+    if resolved.replan:
+        from .replanning import make_replanner
+
+        if known is None and (out / "relations.json").exists():
+            known = given_relations(out)  # a run that goes on after its relations were moved
+        replanner = make_replanner(
+            made, opened, model=os.fspath(model), relations=known, config=config, seed=seed, progress=progress
+        )
     try:
         result = run(
             made,
-            given_corpora(corpora),
+            opened,
             model=os.fspath(model),
             out=out,
-            settings=given_settings(TrainSettings, settings, overrides, "train"),
+            settings=resolved,
             seed=seed,
             resume=resume,
             dry_run=dry_run,
             progress=progress,
             allow_changed=allow_changed,
+            replanner=replanner,
         )
         ours = True
     finally:

@@ -59,6 +59,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "batch_tokens": ("train.batch_tokens", "--batch-tokens"),
     "max_length": ("train.max_length", "--max-length"),
     "lr": ("train.lr", "--lr"),
+    "replan": ("train.replan", "--replan"),
     "ssl_weight": ("train.ssl_weight", "--ssl-weight"),
     "align_weight": ("train.align_weight", "--align-weight"),
     "kl_weight": ("train.kl_weight", "--kl-weight"),

@@ -50,6 +50,7 @@ def register(app: typer.Typer) -> None:
         ssl_weight: Annotated[float | None, setting("ssl_weight")] = None,
         align_weight: Annotated[float | None, setting("align_weight")] = None,
         kl_weight: Annotated[float | None, setting("kl_weight")] = None,
+        replan: Annotated[bool | None, setting("replan")] = None,
         precision: Annotated[str | None, setting("precision")] = None,
         device: Annotated[str | None, setting("device")] = None,
         checkpoint_every: Annotated[int | None, setting("checkpoint_every")] = None,
@@ -63,6 +64,7 @@ def register(app: typer.Typer) -> None:
           $ kinfold train plan.json --corpora my-corpora --model my-model -o run
           $ kinfold train plan.json -c kinfold.yaml -o run --dry-run
           $ kinfold train plan.json -c kinfold.yaml -o run --resume
+          $ kinfold train plan.json --corpora my-corpora --model my-model -o run --replan
         """
         from ..stages import DryRun
         from . import api
@@ -72,8 +74,8 @@ def register(app: typer.Typer) -> None:
             "corpora": corpora, "model": model, "task": task, "adapters": adapters, "rank": rank, "epochs": epochs,
             "max_steps": max_steps, "tokens_per_stage": tokens_per_stage, "batch_tokens": batch_tokens,
             "max_length": max_length, "lr": lr, "ssl_weight": ssl_weight, "align_weight": align_weight,
-            "kl_weight": kl_weight, "precision": precision, "device": device, "checkpoint_every": checkpoint_every,
-            "strict": strict, "limit": limit,
+            "kl_weight": kl_weight, "replan": replan, "precision": precision, "device": device,
+            "checkpoint_every": checkpoint_every, "strict": strict, "limit": limit,
         }  # fmt: skip
         config = common.resolve(values).config
         path = _plan(plan)
@@ -104,6 +106,8 @@ def register(app: typer.Typer) -> None:
             from .tables import dry_run_views
 
             common.session.show(*dry_run_views(result))
+            if config.train.replan:
+                common.session.show("Stages after the first are planned anew as training goes on (train.replan).")
             common.session.answer({"dry_run": True, **result.to_dict()})
             return
         _show_run(common, result)
@@ -224,10 +228,13 @@ def _show_run(common: Common, run: Any) -> None:
         accuracy = accuracy_table(evaluation)
         if accuracy is not None:
             common.session.show("", accuracy)
+        for record in run.replans:
+            common.session.show(f"Re-planned after stage {record['stage'] + 1}: {record['why']}.")
     common.session.answer(
         {
             "run": str(run.path),
             "stages": [list(stage) for stage in run.stages],
+            "replans": run.replans,
             "adapters": {name: str(path) for name, path in run.adapters.items()},
             "evaluation": evaluation,
         }

@@ -148,7 +148,7 @@ def replan(
         return Replan(plan, False, why, kept, best, None, None, 0, plan.stages)
     differences = _differences(relations, fixed, problem, parts.units, old, new)
     low, high = (float(q) for q in np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    gain = f"by {best - kept:+.3g} of the objective (95 % interval {low:+.3g} to {high:+.3g})"
+    gain = f"by {best - kept:.3g} in the objective (95 % interval {low:.3g} to {high:.3g})"
     if not broken and not (best > kept and low > 0):
         why = f"another plan is better under the relations measured now {gain}, which is within their noise"
         return Replan(plan, False, why, kept, best, low, high, len(differences), proposal)

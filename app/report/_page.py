@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +20,7 @@ from ._outcome import outcome_view
 from ._plan import plan_view
 from ._provenance import provenance_view
 from ._relations import map_view, relations_view
+from ._replans import replans_view
 from ._summary import summarise
 from ._training import training_view
 
@@ -75,6 +76,7 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
         config=run.config if held("config.yaml") else None,
         environment=run.environment if held("environment.json") else None,
         manifest=run.manifest,
+        replans=run.replans,
         is_run=True,
     )
     write_text(target, text)
@@ -115,6 +117,7 @@ def render(
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
     manifest: Mapping[str, Any] | None = None,
+    replans: Sequence[Mapping[str, Any]] = (),
     is_run: bool = False,
 ) -> str:
     """The page as text; every part but the title may be missing."""
@@ -160,6 +163,7 @@ def render(
         relations=relation_view,
         map=drawn["map"],
         plan=plan_values,
+        replans=replans_view(replans),
         training=training,
         outcome=outcome,
         summary=summarise(frame.names, relation_view, plan_values, outcome, is_run),
