@@ -1,7 +1,14 @@
-"""The annealing kernel: moves and swaps over feasible partitions, written for a compiler.
+"""The annealing kernel: heat-bath moves and swaps over feasible partitions, written for a vectorising compiler.
 
-Plain loops over arrays, no objects: numba compiles it (see `_jit`); it is never called uncompiled, since
-`_heatbath` does the same work in NumPy at a tenth of the speed but a hundred times that of interpreted loops.
+A block of `width` items looks at every stage at once: the noise of a heat bath (one Gumbel draw a candidate, from a
+table) is added to the gain of each stage and the largest sum wins. That costs a few instructions for sixteen
+candidates, where drawing and judging one proposal after another costs some thirty for one. The winners of a block
+are then carried out one by one and only where, with the same noise, they still beat staying. Where a budget or a
+mask can block a move, an item also looks at trading places with every other item, in the same way.
+
+Plain loops over arrays, no objects: numba compiles it (see `_jit`); it is never called uncompiled, since `_heatbath`
+does the same work in NumPy. Inner loops run over arrays of 32-bit floats that hold whole numbers below 2^24 (`_pack`
+makes them), so no running sum is ever rounded and nothing drifts; changes of the objective are added in 64 bits.
 """
 
 from __future__ import annotations
@@ -15,67 +22,114 @@ __all__ = ["anneal"]
 
 def anneal(
     gain: Any,
+    conflict: Any,
+    weight: Any,
     sizes: Any,
     upper: Any,
     lower: Any,
-    conflict: Any,
-    bounded: bool,
+    ceiling: Any,
+    ground: Any,
     masked: bool,
+    labelled: bool,
     kappa: float,
     least: int,
     labels: Any,
     best: Any,
     hot: float,
     cold: float,
-    moves: int,
+    work: float,
+    trade: float,
     seed: int,
-    acceptance: Any,
+    noise: Any,
+    record: Any,
     stop: Any,
 ) -> float:
-    """Anneal `labels` in place, keep the best partition seen in `best` and return its value.
+    """Anneal from `labels`, keep the best partition seen in `best` and return its value.
 
     Parameters
     ----------
-    gain : float64 (n, n), whole numbers
-    sizes : int64 (r, n); upper, lower : int64 (r, m), one column a stage slot
-    conflict : uint8 (n, n); `masked` says whether any is set, `bounded` whether there are resources
+    gain : float32 (n, blocks, width), whole numbers; conflicting pairs strongly negative; padded with zeros
+    conflict : uint8 (n, blocks · width), read only when `masked`
+    sizes : int64 (r, n); upper, lower : int64 (r, m), one column a stage slot; what is carried out is checked by them
+    weight : float32 (r, blocks, width), ceiling, ground : float32 (r, m)
+        The same rounded to below 2^24 so that no feasible step is screened out; the padding is huge
+    labelled : whether slots differ (all empty ones are then candidates, not just one)
     kappa : cost of a stage; least : fewest stages; the most is m, the number of slots
-    labels : int64 (n,), a feasible start, overwritten; best : int64 (n,), output
+    labels : int64 (n,), a feasible start; best : int64 (n,), output
     hot, cold : first and last temperature, in units of the gain
-    moves : proposals; seed : of the generator in the kernel
-    acceptance : float64 (1,), output: the share of proposals made
-    stop : int64 (1,), set to 1 from another thread when the time is up; read every few thousand proposals
+    work : vector steps to spend between them, a descent at temperature zero follows
+    trade : share of the items that try to swap in each sweep, 0 for none
+    seed : of the generator in the kernel
+    noise : float32 (rows, width), Gumbel draws; the number of rows is a power of two
+    record : float64 (buckets, 3), output: items judged, moved, and value summed, by the logarithm of the temperature
+    stop : int64 (1,), set to 1 from another thread when the time is up; read once a block
     """
-    n = gain.shape[0]
+    n, blocks, width = gain.shape
     m = upper.shape[1]
     resources = sizes.shape[0]
-    pull = np.zeros((m, n))
-    clash = np.zeros((m, n), dtype=np.int32)
+    padded = blocks * width
+    real = gain.dtype.type
+    zero, two, floor = real(0.0), real(2.0), real(-3e38)
+    cost = real(kappa)
+    flat = gain.reshape(n, padded)
+    bulk = weight.reshape(resources, padded)
+    steps = blocks * (width / 16.0)
+    buckets = record.shape[0]
+
+    # pull[c, i]: what item i gains from stage c. An item alone in its stage carries −kappa there, and an empty stage
+    # −kappa for everybody, so that differences of pulls are changes of the objective.
+    pull = np.zeros((m, blocks, width), dtype=gain.dtype)
+    pulls = pull.reshape(m, padded)
+    tags = np.zeros((blocks, width), dtype=np.uint32)
+    tag = tags.reshape(padded)
+    # own[i]: the pull of item i's own stage, without kappa; the padding never trades.
+    own = np.full(padded, real(1e30), dtype=gain.dtype)
     load = np.zeros((resources, m), dtype=np.int64)
+    room = np.zeros((resources, m), dtype=gain.dtype)
+    spare = np.zeros((resources, m), dtype=gain.dtype)
+    above = np.zeros((resources, padded), dtype=gain.dtype)
+    below = np.zeros((resources, padded), dtype=gain.dtype)
     count = np.zeros(m, dtype=np.int64)
+    total = np.zeros(m, dtype=np.int64)
     used = 0
+    lowered = False
     for i in range(n):
         c = labels[i]
+        tag[i] = c
         if count[c] == 0:
             used += 1
         count[c] += 1
+        total[c] += i
+        for o in range(padded):
+            pulls[c, o] += flat[i, o]
         for r in range(resources):
             load[r, c] += sizes[r, i]
-        for j in range(n):
-            pull[c, j] += gain[i, j]
-        if masked:
-            for j in range(n):
-                clash[c, j] += conflict[i, j]
+    for r in range(resources):
+        for c in range(m):
+            room[r, c] = ceiling[r, c]
+            spare[r, c] = -ground[r, c]
+            if lower[r, c] > 0:
+                lowered = True
+        for i in range(n):
+            room[r, tag[i]] -= bulk[r, i]
+            spare[r, tag[i]] += bulk[r, i]
+        for i in range(n):
+            above[r, i] = room[r, tag[i]]
+            below[r, i] = spare[r, tag[i]]
     value = 0.0
     for i in range(n):
-        value += pull[labels[i], i]
+        own[i] = pulls[tag[i], i]
+        value += own[i]
     value = value / 2.0 - kappa * used
+    if cost != zero:
+        for i in range(n):
+            if count[tag[i]] == 1:
+                pulls[tag[i], i] -= cost
     top = value
     best[:] = labels
     improved = False
 
-    # Slots in use first, free ones behind: drawing among the first used + 1 proposes every stage and one new one
-    # with equal odds. Drawing the stage of a random domain instead would favour large stages.
+    # Slots in use first, free ones behind.
     slots = np.zeros(m, dtype=np.int64)
     place = np.zeros(m, dtype=np.int64)
     front, back = 0, m - 1
@@ -88,130 +142,292 @@ def anneal(
             slots[back] = c
             place[c] = back
             back -= 1
+    if cost != zero:
+        for q in range(used, m if labelled else min(m, used + 1)):
+            for o in range(padded):
+                pulls[slots[q], o] = -cost
 
-    # SplitMix64; the seed is hashed first, or neighbouring seeds would walk the same sequence a step apart.
+    # SplitMix64 hashes the seed, a linear congruence draws rows of the noise table from it.
     state = (np.uint64(seed) + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
     state = (state ^ (state >> np.uint64(32))) * np.uint64(0xAF251AF3B0F025B5)
     state ^= state >> np.uint64(29)
-    # Proposals come in blocks of one temperature; a block is short against the whole.
-    every = max(1, min(64, moves // 64))
-    ratio = (cold / hot) ** (every / max(1, moves))
-    temperature = hot
-    accepted = 0
-    for step in range(moves):
-        if step % every == 0 and step > 0:
-            temperature *= ratio
-        if step & 8191 == 8191 and stop[0] != 0:
-            break
-        state += np.uint64(0x9E3779B97F4A7C15)
-        word = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        word ^= word >> np.uint64(31)
-        i = int((word & np.uint64(0xFFFFFF)) * np.uint64(n) >> np.uint64(24))
-        kind = np.int64((word >> np.uint64(48)) & np.uint64(0xFF))
-        span = n if bounded and kind >= 128 else min(m, used + 1)
-        j = int(((word >> np.uint64(24)) & np.uint64(0xFFFFFF)) * np.uint64(span) >> np.uint64(24))
-        a = labels[i]
-        swap = False
-        if bounded and kind >= 128:
-            c = labels[j]
-            if c == a:
-                continue
-            swap = True
-        else:
-            c = slots[j]
-            if c == a or (count[c] == 0 and count[a] == 1):
-                continue
-        feasible = True
-        if swap:
-            if masked and (clash[c, i] - conflict[i, j] > 0 or clash[a, j] - conflict[i, j] > 0):
-                continue
-            for r in range(resources):
-                change = sizes[r, i] - sizes[r, j]
-                into, out = load[r, c] + change, load[r, a] - change
-                if into > upper[r, c] or out > upper[r, a] or into < lower[r, c] or out < lower[r, a]:
-                    feasible = False
+    rows = np.uint64(noise.shape[0] - 1)
+    chance = np.uint64(min(1.0, trade) * 1048576.0)
+    drawn = np.zeros(m, dtype=np.int64)
+    score = np.zeros(width, dtype=gain.dtype)
+    peak = np.zeros(width, dtype=gain.dtype)
+    arg = np.zeros(width, dtype=np.uint32)
+    offer = np.zeros(m, dtype=gain.dtype)
+    taken = np.zeros(padded, dtype=gain.dtype)
+    swap = np.zeros(padded, dtype=gain.dtype)
+    span = np.log(cold / hot)
+    spent = 0.0
+    done = 0
+    descent = False
+    halted = False
+    while not halted:
+        fraction = min(1.0, spent / work)
+        heat = real(0.0) if descent else real(hot * np.exp(span * fraction))
+        before = done
+        for b in range(blocks):
+            if stop[0] != 0:
+                halted = True
+                break
+            # One new stage at most, unless slots differ.
+            candidates = m if labelled else min(m, used + 1)
+            for k in range(width):
+                peak[k] = floor
+                arg[k] = 0
+            for q in range(candidates):
+                c = slots[q]
+                mark = np.uint32(c)
+                state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+                row = np.int64((state >> np.uint64(40)) & rows)
+                drawn[c] = row
+                for k in range(width):
+                    score[k] = pull[c, b, k] + heat * noise[row, k]
+                for r in range(resources):
+                    limit = room[r, c]
+                    for k in range(width):
+                        score[k] = score[k] if (weight[r, b, k] <= limit or tags[b, k] == mark) else floor
+                for k in range(width):
+                    better = score[k] > peak[k]
+                    arg[k] = mark if better else arg[k]
+                    peak[k] = score[k] if better else peak[k]
+            spent += candidates * (20.0 + (width / 16.0) * (1.0 + resources)) + 60.0
+            wishes = 0
+            for k in range(width):
+                wishes += arg[k] != tags[b, k]
+            for k in range(width if wishes > 0 else 0):
+                i = b * width + k
+                if i >= n:
                     break
-            if not feasible:
-                continue
-            delta = pull[c, i] - pull[a, i] + pull[a, j] - pull[c, j] - 2.0 * gain[i, j]
+                a, c = np.int64(tag[i]), np.int64(arg[k])
+                if a == c:
+                    continue
+                delta = np.float64(pulls[c, i]) - np.float64(pulls[a, i])
+                # Earlier moves of this block may have changed the pulls: with the same noise, does it still pay?
+                if delta + heat * (noise[drawn[c], k] - noise[drawn[a], k]) <= 0.0:
+                    continue
+                last = count[a] == 1
+                if last and (used <= least or count[c] == 0):
+                    continue
+                fits = True
+                for r in range(resources):
+                    into, out = load[r, c] + sizes[r, i], load[r, a] - sizes[r, i]
+                    if into > upper[r, c] or into < lower[r, c] or (not last and out < lower[r, a]):
+                        fits = False
+                if masked and fits:
+                    clash = 0
+                    mark = np.uint32(c)
+                    for o in range(padded):
+                        clash += conflict[i, o] * (tag[o] == mark)
+                    fits = clash == 0
+                if not fits:
+                    continue
+                # About to step down from what may be the best partition so far: keep it now, not at every rise.
+                if delta < 0.0 and improved:
+                    for o in range(n):
+                        best[o] = tag[o]
+                    improved = False
+                done += 1
+                opened = count[c] == 0
+                if opened:
+                    other = slots[used]
+                    slots[place[c]], place[other] = other, place[c]
+                    slots[used], place[c] = c, used
+                    used += 1
+                tag[i] = c
+                for o in range(padded):
+                    pulls[a, o] -= flat[i, o]
+                    pulls[c, o] += flat[i, o]
+                count[a] -= 1
+                count[c] += 1
+                total[a] -= i
+                total[c] += i
+                if count[a] == 0:
+                    used -= 1
+                    other = slots[used]
+                    slots[place[a]], place[other] = other, place[a]
+                    slots[used], place[a] = a, used
+                if cost != zero:
+                    if opened:
+                        for o in range(padded):
+                            pulls[c, o] += cost
+                        pulls[c, i] -= cost
+                    elif count[c] == 2:
+                        pulls[c, total[c] - i] += cost
+                    if count[a] == 1:
+                        pulls[a, total[a]] -= cost
+                if count[a] == 0 or opened:
+                    # Whatever slot is now the next free one must look empty.
+                    for q in range(used, m if labelled else min(m, used + 1)):
+                        for o in range(padded):
+                            pulls[slots[q], o] = -cost
+                first, second = np.uint32(a), np.uint32(c)
+                for r in range(resources):
+                    load[r, a] -= sizes[r, i]
+                    load[r, c] += sizes[r, i]
+                    room[r, a] += weight[r, b, k]
+                    room[r, c] -= weight[r, b, k]
+                    spare[r, a] -= weight[r, b, k]
+                    spare[r, c] += weight[r, b, k]
+                if trade > 0.0:
+                    for o in range(padded):
+                        g = flat[i, o]
+                        x = tag[o]
+                        own[o] += (g if x == second else zero) - (g if x == first else zero)
+                    own[i] = pulls[c, i]
+                    if cost != zero and count[c] == 1:
+                        own[i] += cost
+                    for r in range(resources):
+                        here, there = room[r, a], room[r, c]
+                        for o in range(padded):
+                            x = tag[o]
+                            h = here if x == first else above[r, o]
+                            above[r, o] = there if x == second else h
+                        if lowered:
+                            here, there = spare[r, a], spare[r, c]
+                            for o in range(padded):
+                                x = tag[o]
+                                h = here if x == first else below[r, o]
+                                below[r, o] = there if x == second else h
+                value += delta
+                if value > top:
+                    top = value
+                    improved = True
+                spent += (8.0 if trade > 0.0 else 4.0) * steps + 20.0
+            if trade > 0.0:
+                for k in range(width):
+                    i = b * width + k
+                    if i >= n:
+                        break
+                    state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+                    if (state >> np.uint64(44)) >= chance and not descent:
+                        continue
+                    begin = state >> np.uint64(33)
+                    a = np.int64(tag[i])
+                    for q in range(used):
+                        c = slots[q]
+                        offer[c] = pulls[c, i] - own[i]
+                    offer[a] = floor
+                    for o in range(padded):
+                        taken[o] = offer[tag[o]]
+                    for o in range(padded):
+                        swap[o] = taken[o] + pulls[a, o] - own[o] - two * flat[i, o]
+                    for r in range(resources):
+                        size, here, there = bulk[r, i], room[r, a], spare[r, a]
+                        for o in range(padded):
+                            change = size - bulk[r, o]
+                            x = swap[o] if change <= above[r, o] else floor
+                            swap[o] = x if -change <= here else floor
+                        if lowered:
+                            for o in range(padded):
+                                change = size - bulk[r, o]
+                                x = swap[o] if change <= there else floor
+                                swap[o] = x if -change <= below[r, o] else floor
+                    for l in range(width):
+                        peak[l] = floor
+                        arg[l] = 0
+                    for d in range(blocks):
+                        row = np.int64((begin + np.uint64(d) * np.uint64(7)) & rows)
+                        mark = np.uint32(d)
+                        at = d * width
+                        for l in range(width):
+                            x = swap[at + l] + heat * noise[row, l]
+                            better = x > peak[l]
+                            arg[l] = mark if better else arg[l]
+                            peak[l] = x if better else peak[l]
+                    spent += steps * (14.0 + 3.0 * resources) + 20.0
+                    w = 0
+                    for k in range(1, width):
+                        if peak[k] > peak[w]:
+                            w = k
+                    state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+                    row = np.int64((state >> np.uint64(40)) & rows)
+                    if peak[w] <= heat * noise[row, w]:
+                        continue
+                    j = np.int64(arg[w]) * width + w
+                    if j >= n:
+                        continue
+                    c = np.int64(tag[j])
+                    if c == a:
+                        continue
+                    delta = np.float64(pulls[c, i]) - np.float64(own[i]) + np.float64(pulls[a, j]) - np.float64(own[j])
+                    delta -= 2.0 * np.float64(flat[i, j])
+                    if descent and delta <= 0.0:
+                        continue
+                    fits = True
+                    for r in range(resources):
+                        into = load[r, c] + sizes[r, i] - sizes[r, j]
+                        out = load[r, a] + sizes[r, j] - sizes[r, i]
+                        if into > upper[r, c] or into < lower[r, c] or out > upper[r, a] or out < lower[r, a]:
+                            fits = False
+                    first, second = np.uint32(a), np.uint32(c)
+                    if masked and fits:
+                        clash = -2 * np.int64(conflict[i, j])
+                        for o in range(padded):
+                            x = tag[o]
+                            clash += conflict[i, o] * (x == second) + conflict[j, o] * (x == first)
+                        fits = clash == 0
+                    if not fits:
+                        continue
+                    if delta < 0.0 and improved:
+                        for o in range(n):
+                            best[o] = tag[o]
+                        improved = False
+                    done += 1
+                    tag[i], tag[j] = second, first
+                    for o in range(padded):
+                        g = flat[i, o] - flat[j, o]
+                        pulls[a, o] -= g
+                        pulls[c, o] += g
+                        x = tag[o]
+                        own[o] += (g if x == second else zero) - (g if x == first else zero)
+                    total[a] += j - i
+                    total[c] += i - j
+                    own[i], own[j] = pulls[c, i], pulls[a, j]
+                    if cost != zero:
+                        if count[a] == 1:
+                            pulls[a, i] += cost
+                            pulls[a, j] -= cost
+                        if count[c] == 1:
+                            pulls[c, j] += cost
+                            pulls[c, i] -= cost
+                    for r in range(resources):
+                        load[r, a] += sizes[r, j] - sizes[r, i]
+                        load[r, c] += sizes[r, i] - sizes[r, j]
+                        change = bulk[r, i] - bulk[r, j]
+                        room[r, a] += change
+                        room[r, c] -= change
+                        spare[r, a] -= change
+                        spare[r, c] += change
+                        here, there = room[r, a], room[r, c]
+                        for o in range(padded):
+                            x = tag[o]
+                            h = here if x == first else above[r, o]
+                            above[r, o] = there if x == second else h
+                        if lowered:
+                            here, there = spare[r, a], spare[r, c]
+                            for o in range(padded):
+                                x = tag[o]
+                                h = here if x == first else below[r, o]
+                                below[r, o] = there if x == second else h
+                    value += delta
+                    if value > top:
+                        top = value
+                        improved = True
+                    spent += 10.0 * steps + 20.0
+        if descent:
+            if done == before:
+                break
         else:
-            if masked and clash[c, i] > 0:
-                continue
-            last = count[a] == 1
-            if last and used <= least:
-                continue
-            for r in range(resources):
-                into, out = load[r, c] + sizes[r, i], load[r, a] - sizes[r, i]
-                if into > upper[r, c] or into < lower[r, c] or (not last and out < lower[r, a]):
-                    feasible = False
-                    break
-            if not feasible:
-                continue
-            delta = pull[c, i] - pull[a, i]
-            if last:
-                delta += kappa
-            if count[c] == 0:
-                delta -= kappa
-        if delta < 0.0:
-            if delta < -18.0 * temperature:
-                continue
-            state += np.uint64(0x9E3779B97F4A7C15)
-            word = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            draw = np.float64((word ^ (word >> np.uint64(31))) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-            if draw >= np.exp(delta / temperature):
-                continue
-            # About to step down from what may be the best partition so far: keep it now, not at every rise.
-            if improved:
-                best[:] = labels
-                improved = False
-        accepted += 1
-        if swap:
-            for r in range(resources):
-                change = sizes[r, i] - sizes[r, j]
-                load[r, c] += change
-                load[r, a] -= change
-            for o in range(n):
-                change = gain[i, o] - gain[j, o]
-                pull[a, o] -= change
-                pull[c, o] += change
-            if masked:
-                for o in range(n):
-                    shift = np.int32(conflict[i, o]) - np.int32(conflict[j, o])
-                    clash[a, o] -= shift
-                    clash[c, o] += shift
-            labels[i] = c
-            labels[j] = a
-        else:
-            if count[c] == 0:
-                other = slots[used]
-                slots[place[c]], place[other] = other, place[c]
-                slots[used], place[c] = c, used
-                used += 1
-            for r in range(resources):
-                load[r, c] += sizes[r, i]
-                load[r, a] -= sizes[r, i]
-            for o in range(n):
-                pull[a, o] -= gain[i, o]
-                pull[c, o] += gain[i, o]
-            if masked:
-                for o in range(n):
-                    clash[a, o] -= conflict[i, o]
-                    clash[c, o] += conflict[i, o]
-            count[a] -= 1
-            count[c] += 1
-            if count[a] == 0:
-                used -= 1
-                other = slots[used]
-                slots[place[a]], place[other] = other, place[a]
-                slots[used], place[a] = a, used
-            labels[i] = c
-        value += delta
-        if value > top:
-            top = value
-            improved = True
+            bucket = min(buckets - 1, int(fraction * buckets))
+            record[bucket, 0] += n
+            record[bucket, 1] += done - before
+            record[bucket, 2] += value * n
+            descent = spent >= work
     if improved:
-        best[:] = labels
-    acceptance[0] = accepted / max(1, moves)
+        for o in range(n):
+            best[o] = tag[o]
     return top

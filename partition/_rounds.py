@@ -1,0 +1,206 @@
+"""What the heuristic does round by round: which problem it anneals, from where, how hot and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._seeding import derive_seed, generator
+from ._anneal import anneal
+from ._jit import compiled, have_compiler
+from ._pack import Packed, pack
+from ._polish import polish
+from .solution import canonical
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ._core import Core
+
+__all__ = ["RATE", "SWEEP_RATE", "Job", "Leg", "Schedule", "contract", "run_kernel"]
+
+# Vector steps a second of the compiled kernel, and items a second of the fallback, on a slow core: they turn seconds
+# into work, so that the same seed and time limit give the same answer on any machine that keeps up.
+RATE = 800_000_000
+SWEEP_RATE = 15_000
+_BUCKETS = 32
+_ELITE = 12
+# Shares of the way from disorder to the end: most of the structure forms between the first and the last.
+_HOT, _MIDDLE, _COLD = 0.15, 0.93, 0.998
+# All pairs are looked at in every sweep up to here; beyond, as many items a sweep try to trade.
+_TRADERS = 300
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One annealing: first and last temperature in packed units, and vector steps to spend."""
+
+    hot: float
+    cold: float
+    work: float
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A leg on a (contracted) core; `into` is the item each item of the original core went into."""
+
+    core: Core
+    packed: Packed | None
+    into: NDArray[np.int64]
+    start: NDArray[np.int64]
+    kind: str
+    work: float
+    seed: int
+
+
+def run_kernel(
+    packed: Packed, start: NDArray[np.int64], leg: Leg, seed: int, stop: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
+    """Best labels of one leg, the kernel's record by temperature and the packed value (:func:`._anneal.anneal`)."""
+    core = packed.core
+    labels = start.astype(np.int64) if core.labelled else canonical(start)
+    best = labels.copy()
+    record = np.zeros((_BUCKETS, 3))
+    value = compiled(anneal)(
+        packed.gain,
+        packed.conflict,
+        packed.weight,
+        packed.sizes,
+        packed.upper,
+        packed.lower,
+        packed.ceiling,
+        packed.ground,
+        packed.masked,
+        core.labelled,
+        packed.kappa,
+        core.least,
+        labels,
+        best,
+        leg.hot,
+        leg.cold,
+        leg.work,
+        min(1.0, _TRADERS / core.n) if packed.trades else 0.0,
+        seed % 2**62,
+        packed.noise,
+        record,
+        stop,
+    )
+    return best, record, float(value)
+
+
+def contract(core: Core, groups: NDArray[np.int64]) -> Core:
+    """The core whose items are `groups` of this one's items, which must not conflict among themselves."""
+    n = int(groups.max()) + 1
+    member = np.zeros((n, core.n))
+    member[groups, np.arange(core.n)] = 1.0
+    # Whole numbers below 2^53: exact in floats, and a matrix product of floats is fast.
+    gain = np.rint(member @ core.gain.astype(np.float64) @ member.T).astype(np.int64)
+    inner = int(np.trace(gain)) // 2
+    np.fill_diagonal(gain, 0)
+    return replace(
+        core,
+        gain=np.ascontiguousarray(gain),
+        base=core.base + inner,
+        sizes=np.rint(core.sizes @ member.T).astype(np.int64),
+        conflict=(member @ core.conflict.astype(np.float64) @ member.T) > 0,
+        most=core.most if core.labelled else min(core.most, n),
+        group=groups[core.group],
+    )
+
+
+class Schedule:
+    """Plans the jobs of each round and runs them; `stop` rings in the kernels when the time is up."""
+
+    def __init__(self, core: Core, seed: int) -> None:
+        self.core = core
+        self.seed = seed
+        self.stop = np.zeros(1, dtype=np.int64)
+        self.packed = pack(core) if have_compiler() else None
+        self.ladder: tuple[float, float, float] | None = None
+        upper = np.abs(core.gain[np.triu_indices(core.n, 1)].astype(np.float64))
+        self.unit = float(np.sqrt(np.mean(upper**2))) or 1.0 if len(upper) else 1.0
+
+    def ring(self) -> None:
+        """Tell the kernels that the time is up."""
+        self.stop[0] = 1
+
+    def sweep(self, stages: int) -> float:
+        """Vector steps of one sweep over all items."""
+        n, resources = self.core.n, len(self.core.sizes)
+        steps = -(-n // 16)
+        blocks = -(-n // 64)
+        looks = (stages + 1) * (20.0 * blocks + steps * (1.0 + resources)) + 60.0 * blocks
+        moves = looks + 0.2 * n * (4.0 * steps + 20.0)
+        trades = min(n, _TRADERS) * (steps * (14.0 + 3.0 * resources) + 20.0)
+        return moves + (trades if self.packed is not None and self.packed.trades else 0.0)
+
+    def work(self, number: int, budget: float, stages: int) -> float:
+        """Work of a round: short ones first, so that there is an answer early; then longer ones."""
+        if self.packed is None:
+            return max(20.0 * self.core.n, min(budget / 4, 40.0 * self.core.n * (1 + number)))
+        base = 200.0 * self.sweep(stages)
+        return min(max(base, budget / 8), base * 2.0 ** min(number, 40))
+
+    def job(self, labels: list[NDArray[np.int64]], number: int, worker: int, work: float) -> Job:
+        """What a worker does in a round, given the best partitions so far (best first)."""
+        core = self.core
+        seed = derive_seed(self.seed, "heuristic", number, worker)
+        rng = generator(seed, "contract")
+        whole = np.arange(core.n)
+        kind = "wide" if self.ladder is None else ("fresh", "fresh", "warm", "joint")[(number + worker) % 4]
+        if kind == "joint" and len(labels) > 2:
+            picks = rng.choice(min(_ELITE, len(labels)), size=2, replace=False)
+            joint = canonical(labels[picks[0]] * (core.n + 1) + labels[picks[1]])
+            if joint.max() + 1 < core.n:
+                _, first = np.unique(joint, return_index=True)
+                return Job(contract(core, joint), None, joint, labels[picks[0]][first], kind, work, seed)
+        start = labels[int(rng.integers(min(4, len(labels))))]
+        return Job(core, self.packed, whole, start, "fresh" if kind == "joint" else kind, work, seed)
+
+    def run(self, job: Job, deadline: float) -> tuple[NDArray[np.int64], int, NDArray[np.float64] | None]:
+        """Labels of the original items, their scaled value, and the record of a wide leg."""
+        if self.packed is None:
+            from ._heatbath import heat_bath
+
+            rng = generator(job.seed, "heat bath")
+            sweeps = max(10, int(job.work) // job.core.n)
+            found, _ = heat_bath(job.core, job.start, 3.0 * self.unit, 0.1 * self.unit, sweeps, rng, deadline)
+            return found[job.into], self.core.value(found[job.into]), None
+        packed = pack(job.core) if job.packed is None else job.packed
+        found, record, _ = run_kernel(packed, job.start, self._leg(job, packed), job.seed, self.stop)
+        labels = found[job.into]
+        return labels, self.core.value(labels), record if job.kind == "wide" else None
+
+    def _leg(self, job: Job, packed: Packed) -> Leg:
+        if job.kind == "wide" or self.ladder is None:
+            return Leg(packed.unit * max(8.0, 0.5 * np.sqrt(job.core.n)), packed.unit / 50.0, job.work)
+        hot, middle, cold = self.ladder
+        if job.packed is None:
+            # Packed anew, in units of its own.
+            assert self.packed is not None
+            ratio = packed.shrink / self.packed.shrink
+            hot, middle, cold = hot * ratio, middle * ratio, cold * ratio
+        return Leg(hot if job.kind == "fresh" else middle, cold, job.work)
+
+    def learn(self, record: NDArray[np.float64]) -> None:
+        """Read the temperatures off a wide leg: where structure begins to form, is there in outline, is there."""
+        if self.packed is None or self.ladder is not None:
+            return
+        wide = self._leg(Job(self.core, self.packed, self.core.group, self.core.group, "wide", 1.0, 0), self.packed)
+        seen = np.flatnonzero(record[:, 0] > 0)
+        if not len(seen):
+            return
+        energy = record[seen, 2] / record[seen, 0]
+        rise = (energy - energy[0]) / max(1e-9, float(energy.max() - energy[0]))
+        heat = wide.hot * (wide.cold / wide.hot) ** ((seen + 0.5) / len(record))
+        # The last temperature at which less than each share of the way from disorder to the end is covered.
+        hot, middle, cold = (float(heat[np.flatnonzero(rise < share)[-1]]) for share in (_HOT, _MIDDLE, _COLD))
+        self.ladder = (hot, min(middle, hot), min(cold, 0.7 * hot))
+
+    def finish(self, labels: NDArray[np.int64], value: int) -> tuple[NDArray[np.int64], int]:
+        """A last descent in the exact gains where the packed ones are rounded."""
+        if self.packed is None or self.packed.exact:
+            return labels, value
+        return polish(self.core, labels)
