@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from _common import record, shared_data, table
 from kinfold.corpora import load_corpora
-from kinfold.metrics import MeasureSettings, tokens
+from kinfold.metrics import MeasureSettings, halving, tokens
 from kinfold.metrics.collect import collect
 from scipy.stats import spearmanr
 
@@ -32,7 +32,7 @@ def cut(sample, budget, rng):
 
 
 def measured(samples, seed, **options):
-    return tokens.token_table(samples, tokens.rungs(samples, None)[0], bootstrap=0, seed=seed, **options)
+    return tokens.token_table(samples, halving.rungs(samples, None)[0], bootstrap=0, seed=seed, **options)
 
 
 def self_divergence(samples, draws):
@@ -86,7 +86,7 @@ def imbalance(samples, name, draws):
             found = measured(cuts, draw)
             for label in MEASURES:
                 scores[label].append(spearmanr(getattr(found, label)[upper], getattr(full, label)[upper]).statistic)
-            lowest = tokens.rungs(cuts, None)[0][:1]
+            lowest = halving.rungs(cuts, None)[0][:1]
             single = tokens.token_table(cuts, lowest, bootstrap=0, seed=draw, halvings=1)
             scores["js, one halving"].append(spearmanr(single.js[upper], full.js[upper]).statistic)
         rows.append(

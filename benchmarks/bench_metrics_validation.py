@@ -1,7 +1,7 @@
 """Which measures foretell transfer? The validation table of docs/metrics.md.
 
 python benchmarks/bench_metrics_validation.py reviews --embedder MINILM --model MINILM
-python benchmarks/bench_metrics_validation.py prose --model SMALL_LLAMA
+python benchmarks/bench_metrics_validation.py prose --model DEMO --seeds 2
 """
 
 from __future__ import annotations
@@ -26,10 +26,25 @@ def minilm() -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
+def demo_base() -> str:
+    """The demo's base model, pretrained on documentation of installed packages: from the user's cache, or made now."""
+    import tempfile
+    from pathlib import Path
+
+    from kinfold.app.demo import DemoSettings, base_model, cache_folder, harvest
+
+    settings = DemoSettings()
+    with tempfile.TemporaryDirectory() as name:
+        folder = harvest(Path(name) / "corpora", settings=settings.harvest)
+        (general,) = load_corpora(folder).general
+        texts, held_out = list(general.texts("train")), list(general.texts("validation"))
+        return str(base_model(cache_folder(), texts, held_out, settings=settings.base))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", choices=("reviews", "prose"))
-    parser.add_argument("--model", help="base model of the trainings; MINILM for the encoder of the dev extra")
+    parser.add_argument("--model", help="base model of the trainings: a folder, MINILM or DEMO")
     parser.add_argument("--embedder", default="lsa")
     parser.add_argument("--domains", type=int, default=16)
     parser.add_argument("--steps", type=int, default=60)
@@ -37,7 +52,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--max-length", type=int, default=128)
     options = parser.parse_args()
-    model = minilm() if options.model == "MINILM" else options.model
+    makers = {"MINILM": minilm, "DEMO": demo_base}
+    model = makers[options.model]() if options.model in makers else options.model
     embedder = minilm() if options.embedder == "MINILM" else options.embedder
     names = [name for name in AFFINITY if name != "gradient_affinity" or (model and options.model != "MINILM")]
     if options.data == "prose":

@@ -69,7 +69,9 @@ def _known_splits() -> dict[str, str]:
 
 _KNOWN = _known_splits()
 _JOINED = 64
-_UNIQUE = 250_000
+_UNIQUE = 100_000
+# An encoding holds far more than its ids; no more of them than this live at once.
+_ENCODED = 8_192
 _CHECKED = 64
 
 
@@ -276,14 +278,16 @@ class TokenCounter:
             alone += ["".join(joined[i : i + _JOINED]) for i in range(0, len(joined), _JOINED)]
             texts += alone
             weights += [frequency] * len(alone)
-        ids: list[int] = []
-        lengths = []
-        for encoding in self._pieces.encode_batch_fast(texts, add_special_tokens=False):
-            piece = encoding.ids
-            ids += piece
-            lengths.append(len(piece))
         out = np.zeros(self.size, np.int64)
-        np.add.at(out, np.array(ids, np.int64), np.repeat(np.array(weights, np.int64), lengths))
+        for start in range(0, len(texts), _ENCODED):
+            ids: list[int] = []
+            lengths = []
+            for encoding in self._pieces.encode_batch_fast(texts[start : start + _ENCODED], add_special_tokens=False):
+                piece = encoding.ids
+                ids += piece
+                lengths.append(len(piece))
+            weight = np.repeat(np.array(weights[start : start + _ENCODED], np.int64), lengths)
+            np.add.at(out, np.array(ids, np.int64), weight)
         return out
 
     def _rows(self, tokenizer: Any, texts: Sequence[str]) -> sp.csr_array:
@@ -291,9 +295,10 @@ class TokenCounter:
 
         ids: list[int] = []
         ends = [0]
-        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            ids += encoding.ids
-            ends.append(len(ids))
+        for start in range(0, len(texts), _ENCODED):
+            for encoding in tokenizer.encode_batch_fast(texts[start : start + _ENCODED], add_special_tokens=False):
+                ids += encoding.ids
+                ends.append(len(ids))
         data = np.ones(len(ids), np.int64)
         rows = sp.csr_array(
             (data, np.array(ids, np.int64), np.array(ends, np.int64)), shape=(len(texts), max(self.size, 1))

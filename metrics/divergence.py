@@ -73,7 +73,8 @@ def _xlogx(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return x * np.log2(np.where(x > 0, x, 1.0))
 
 
-def _js(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+def js_of(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """JS in bits of two distributions (V,), unchecked."""
     shared = (p > 0) & (q > 0)
     x, y = p[shared], q[shared]
     return float(np.clip(1.0 - 0.5 * (_xlogx(x + y) - (_xlogx(x) + _xlogx(y))).sum(), 0.0, 1.0))
@@ -113,7 +114,7 @@ def js_divergence(p_counts: ArrayLike, q_counts: ArrayLike, base: float = 2) -> 
     if not (base > 0 and base != 1 and np.isfinite(base)):
         raise InputError(f"base={base!r} must be positive and not 1; 2 gives bits.")
     p, q = _pair(p_counts, q_counts, ("p_counts", "q_counts"))
-    return _js(p / p.sum(), q / q.sum()) / float(np.log2(base))
+    return js_of(p / p.sum(), q / q.sum()) / float(np.log2(base))
 
 
 def jaccard(a_counts: ArrayLike, b_counts: ArrayLike) -> float:
@@ -193,8 +194,8 @@ def corrected_js(halves_a: Sequence[ArrayLike], halves_b: Sequence[ArrayLike]) -
     if len({half.shape for half in (*a, *b)}) != 1:
         raise InputError("corrected_js: the halves have different lengths; count all with the same tokenizer.")
     p, q = [half / half.sum() for half in a], [half / half.sum() for half in b]
-    cross = float(np.mean([_js(x, y) for x in p for y in q]))
-    floor = 0.5 * (_js(p[0], p[1]) + _js(q[0], q[1]))
+    cross = float(np.mean([js_of(x, y) for x in p for y in q]))
+    floor = 0.5 * (js_of(p[0], p[1]) + js_of(q[0], q[1]))
     return CorrectedJS(correct(cross, floor), cross, floor)
 
 

@@ -14,7 +14,7 @@ from .._files import digest
 from .._progress import SILENT, Progress
 from .._seeding import derive_seed, generator
 from ..errors import CorpusError, ModelError
-from . import combine, tokens
+from . import combine, halving, tokens
 from ._gram import GramPass, GramResult
 from ._rff import rff_pass
 from .collect import Collection, collect
@@ -239,18 +239,20 @@ def _about_sizes(collection: Collection, draft: _Draft) -> None:
 def _token_measures(
     collection: Collection, settings: MeasureSettings, seed: int, draft: _Draft, progress: Progress
 ) -> None:
-    ladder, short = tokens.rungs(collection.samples, settings.tokens)
+    ladder, short = halving.rungs(collection.samples, settings.tokens)
     budget = ladder[0][0]
     for name in short:
         draft.warnings.append(f"domain {name!r} holds less than the token budget; its token measures use what it has.")
-    if 2 * budget < _NOISY_TOKENS:
+    if budget < _NOISY_TOKENS:
         smallest = min(collection.samples, key=lambda sample: sample.tokens).name
         draft.warnings.append(
-            f"the token budget is {2 * budget} per domain, set by {smallest!r}; below {_NOISY_TOKENS} token measures "
+            f"the token budget is {budget} per domain, set by {smallest!r}; below {_NOISY_TOKENS} token measures "
             "are noisy: give it more text or leave it out."
         )
     columns = max(int((sample.counts > 0).sum()) for sample in collection.samples)
-    replicates = tokens.affordable(settings.bootstrap, sum(len(reach) ** 2 for _, reach in ladder), columns)
+    replicates = tokens.affordable(
+        settings.bootstrap, sum(len(reach) ** 2 for _, reach in [ladder[0], *ladder]), columns
+    )
     if replicates < settings.bootstrap:
         draft.warnings.append(
             f"{replicates} instead of {settings.bootstrap} bootstrap draws of token measures: many domains."
@@ -263,8 +265,7 @@ def _token_measures(
         own = np.diagonal(draft.matrices[name])
         draft.floors[name] = (own[:, None] + own[None, :]) / 2
     draft.details["token_rungs"] = [
-        {"tokens_per_half": rung, "domains": [collection.samples[index].name for index in reach]}
-        for rung, reach in ladder
+        {"tokens": rung, "domains": [collection.samples[index].name for index in reach]} for rung, reach in ladder
     ]
     draft.details["bootstrap_tokens"] = replicates
 

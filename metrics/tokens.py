@@ -1,18 +1,27 @@
-"""Token measures of all pairs at equal budgets: split halves, floors, corrected values, bootstrap draws.
+"""Token measures of all pairs at equal budgets: floors, corrected values, bootstrap draws.
 
-A *halving* shuffles the documents of every domain, deals them into two halves and thins each half to the same number of
-tokens H. One half of a domain is set against the other half of every domain, its own included, so all cells are of
-equal sample size:
+A *halving* shuffles the documents of every domain, deals them into two halves and thins each half to H tokens. What a
+domain reads against itself at H tokens is f_i(H) = JS(first half, second half). Two domains are compared at N = 2H
+tokens, on all that the smaller one has: halving it would double the bias that has to be corrected, which blurs ranks.
 
-    cross_ij = ½ (JS(i₁, j₂) + JS(j₁, i₂)),    f_i = JS(i₁, i₂),    f_ij = ½ (f_i + f_j)
+    cross_ij = JS(N tokens of i, N tokens of j),    f_ij = ½ (f_i(N) + f_j(N))
     js_ij = (cross_ij − f_ij) / (1 − f_ij)
 
-Two steps keep a small domain from blurring the others. cross and f are *means over several halvings*: a large domain
-gives other documents to each, and the noise of thinning averages out. And budgets form a *ladder*, H, 2H, 4H, ...: a
-pair is compared on the highest rung that both reach. The correction shrinks distances a little more on low rungs, so
-pairs that stop at one are lifted to the next by the power that maps the other pairs' values there (0 stays 0, 1 stays
-1). `benchmarks/bench_metrics_quality.py` shows what this gains under tenfold imbalance. Overlaps and the plug-in value
-depend on the sample size, so all of their cells stay on the lowest rung.
+A domain with 2N tokens gives f(N) directly. One with less gives f(H) and f(N/4), and the step from H to N is taken
+from the step before it: f(2x)/f(x) falls from one doubling to the next by a factor that hardly differs between domains;
+it is learned from the domains that are large enough, with .945 to begin with (`benchmarks/bench_metrics_quality.py
+--floors`).
+
+The step is an estimate, so a pair that is nearly alike would read its error as a difference. Such pairs take the value
+of the halves instead, js(H), which needs no step and is 0 in expectation for one source: js = js(N) + w (js(H) −
+js(N)), w = exp(−(js(H)/.05)²), on the lowest rung.
+
+Two more steps keep a small domain from blurring the others. cross and f are *means over several halvings*: a large
+domain gives other documents to each, and the noise of thinning averages out. And budgets form a *ladder*, N, 2N, 4N,
+...: a pair is compared on the highest rung that both reach. The correction shrinks distances a little more on low
+rungs, so pairs that stop at one are lifted to the next by the power that maps the other pairs' values there (0 stays 0,
+1 stays 1). Overlaps and the plug-in value depend on the sample size; they compare halves of H tokens of the lowest
+rung, so that a domain can be set against itself.
 
 Bootstrap: documents are drawn anew within each half. A draw has fewer distinct documents than the half, which raises
 cross and floor alike, so draws are recentred, and their spread, which is that of one halving, is narrowed by as much as
@@ -30,14 +39,14 @@ import numpy as np
 from .._progress import SILENT, Progress
 from .._seeding import generator
 from .divergence import correct, pair_table
+from .halving import Halving, Stack, View, halve, lengths_of, steps
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
     from numpy.typing import NDArray
 
     from .sampling import DomainSample
 
-__all__ = ["Halving", "TokenTable", "affordable", "halve", "room", "rungs", "self_noise", "token_table"]
+__all__ = ["TokenTable", "affordable", "self_noise", "token_table"]
 
 _RESPLITS = 8
 # One pair and column of the blocked loop, in seconds: decides how many replicates a large k can afford.
@@ -45,24 +54,20 @@ _CELL_SECONDS = 1.7e-9
 _BOOTSTRAP_SECONDS = 240.0
 _FEWEST = 20
 _RESAMPLED = 4
-_MANY_DOMAINS = 60
+_FEW_DOMAINS, _MANY_DOMAINS = 24, 60
 # Values nearer to 0 or 1 than this say nothing about the power between rungs.
 _CLEAR = 0.01
 
 
-@dataclass(frozen=True)
-class Halving:
-    """Documents of both halves of one domain, thinned to the budget: two sparse (n, V) of equal sums."""
-
-    first: sp.csr_array
-    second: sp.csr_array
+# Scale, in bits, under which a pair counts as nearly alike.
+_NEAR = 0.05
 
 
 @dataclass(frozen=True)
 class TokenTable:
     """Matrices (k, k) of the token measures, and their recentred draws (B, k, k).
 
-    `rung` holds the tokens per half on which each pair's js was measured; `floor` what js reads for one source, with
+    `rung` holds the tokens of each domain on which a pair's js was measured; `floor` what js reads for one source, with
     its noise.
     """
 
@@ -75,81 +80,6 @@ class TokenTable:
     draws: dict[str, NDArray[np.float32]]
 
 
-def _lengths(rows: sp.csr_array) -> NDArray[np.int64]:
-    return np.asarray(rows.sum(axis=1), dtype=np.int64).ravel()
-
-
-def _deal(lengths: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    """Documents, in their order, each to the half that has fewer tokens so far."""
-    sides: tuple[list[int], list[int]] = ([], [])
-    held = [0, 0]
-    for index, length in enumerate(lengths.tolist()):
-        side = 0 if held[0] <= held[1] else 1
-        sides[side].append(index)
-        held[side] += length
-    return sides
-
-
-def _thin(rows: sp.csr_array, budget: int, rng: np.random.Generator) -> sp.csr_array:
-    """The first documents up to exactly `budget` tokens; the last one is thinned at random, without replacement."""
-    import scipy.sparse as sp
-
-    ends = np.cumsum(_lengths(rows))
-    if ends[-1] <= budget:
-        return sp.csr_array(rows)
-    last = int(np.searchsorted(ends, budget))
-    out = sp.csr_array(rows[: last + 1]).copy()
-    spare = budget - (int(ends[last - 1]) if last else 0)
-    start, stop = out.indptr[last], out.indptr[last + 1]
-    out.data[start:stop] = rng.multivariate_hypergeometric(out.data[start:stop], spare, method="marginals")
-    out.eliminate_zeros()
-    return out
-
-
-def room(sample: DomainSample) -> int:
-    """Tokens per half that a domain can surely give: what the longest document may unbalance is left out."""
-    lengths = _lengths(sample.rows)
-    total, longest = int(lengths.sum()), int(lengths.max(initial=0))
-    # Dealing each document to the lighter half leaves them at most one document apart.
-    return max((total - longest) // 2, min(int(np.sort(lengths)[-2:].min(initial=1)), total // 2), 1)
-
-
-def halve(sample: DomainSample, budget: int, seed: int, number: int) -> Halving:
-    """Halving `number` of one domain; each half has min(budget, what is there) tokens."""
-    import scipy.sparse as sp
-
-    rng = generator(seed, "halving", sample.name, budget, number)
-    lengths = _lengths(sample.rows)
-    order = rng.permutation(np.flatnonzero(lengths))
-    # No more documents than two full halves need, and one to spare for the last of each.
-    enough = int(np.searchsorted(np.cumsum(lengths[order]), 2 * budget + 2 * int(lengths.max()))) + 2
-    order = order[:enough]
-    first, second = _deal(lengths[order])
-    sides = [sp.csr_array(sample.rows[order[side]]) for side in (first, second)]
-    return Halving(_thin(sides[0], budget, rng), _thin(sides[1], budget, rng))
-
-
-def rungs(samples: Sequence[DomainSample], tokens: int | None) -> tuple[list[tuple[int, list[int]]], list[str]]:
-    """(budget per half, domains that reach it) from the lowest rung up, and the names of domains short of `tokens`.
-
-    With `tokens` given there is one rung; else the lowest is what the smallest domain gives and each next one is twice
-    as high, as long as two domains reach it.
-    """
-    rooms = [room(sample) for sample in samples]
-    if tokens is not None:
-        budget = max(1, tokens // 2)
-        short = [sample.name for sample, have in zip(samples, rooms, strict=True) if have < budget]
-        return [(budget, list(range(len(samples))))], short
-    out: list[tuple[int, list[int]]] = []
-    budget = min(rooms)
-    while True:
-        reach = [index for index, have in enumerate(rooms) if have >= budget]
-        if out and len(reach) < 2:
-            return out, []
-        out.append((budget, reach))
-        budget *= 2
-
-
 def _symmetric(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return (table + table.T) / 2
 
@@ -160,8 +90,7 @@ def _tables(first: Any, second: Any) -> NDArray[np.float64]:
     return np.stack([_symmetric(table.js), _symmetric(table.jaccard), _symmetric(table.ruzicka)])
 
 
-def _corrected(cross: NDArray[np.float64]) -> NDArray[np.float64]:
-    own = np.diagonal(cross)
+def _corrected(cross: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
     js = np.asarray(correct(cross, (own[:, None] + own[None, :]) / 2))
     np.fill_diagonal(js, 0.0)
     return js
@@ -179,7 +108,7 @@ def self_noise(halving: Halving, seed: int, name: str) -> float:
     if n < 4:
         return 1.0
     rng = generator(seed, "self", name)
-    lengths = _lengths(rows)
+    lengths = lengths_of(rows)
     values = []
     for _ in range(_RESPLITS):
         groups = np.zeros((4, n))
@@ -205,38 +134,10 @@ def affordable(asked: int, pairs: int, columns: int) -> int:
     return int(np.clip(_BOOTSTRAP_SECONDS / max(seconds, 1e-9), _FEWEST, asked))
 
 
-class _Stack:
-    """The halves of several domains under each other, and weighted sums of documents per domain."""
-
-    def __init__(self, halvings: Sequence[Halving]) -> None:
-        import scipy.sparse as sp
-
-        self.count = len(halvings)
-        sides = [[h.first for h in halvings], [h.second for h in halvings]]
-        self.sizes = [[rows.shape[0] for rows in side] for side in sides]
-        self.rows = [sp.csr_array(sp.vstack(side)) for side in sides]
-        self.owners = [np.repeat(np.arange(self.count), sizes) for sizes in self.sizes]
-
-    def sums(self, weights: Sequence[NDArray[np.int64]] | None = None) -> list[Any]:
-        """Counts (k, V) of both sides, documents weighted."""
-        import scipy.sparse as sp
-
-        out: list[Any] = []
-        for side in (0, 1):
-            owner = self.owners[side]
-            weight = np.ones(len(owner), np.int64) if weights is None else weights[side]
-            used = np.flatnonzero(weight)
-            shape = (self.count, len(owner))
-            out.append(sp.csr_array((weight[used], (owner[used], used)), shape=shape) @ self.rows[side])
-        return out
-
-
-def _draw(stack: _Stack, rngs: Sequence[np.random.Generator]) -> list[NDArray[np.int64]]:
-    """Multinomial weights of every document, drawn within each half of each domain."""
-    return [
-        np.concatenate([rng.multinomial(n, np.full(n, 1.0 / n)) for rng, n in zip(rngs, sizes, strict=True)])
-        for sizes in stack.sizes
-    ]
+def _overlaps(samples: Sequence[DomainSample], budget: int, seed: int, number: int) -> tuple[Stack, Stack]:
+    """Both halves, of half the budget, of every domain: what overlaps and the plug-in value compare."""
+    halves = [halve(sample, budget // 2, seed, number) for sample in samples]
+    return Stack([half.first for half in halves]), Stack([half.second for half in halves])
 
 
 def _narrow(draws: NDArray[np.float64], halvings: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -246,7 +147,7 @@ def _narrow(draws: NDArray[np.float64], halvings: NDArray[np.float64]) -> NDArra
     with V − W (1 − 1/R). W/V is pooled over the cells of a domain, since W comes from few halvings.
     """
     r, k = len(halvings), halvings.shape[1]
-    if r < 2 or k < 2:
+    if r < 2 or k < 2 or len(draws) < 2:
         return draws
     single = draws.var(axis=0)
     between = halvings.var(axis=0, ddof=1)
@@ -283,46 +184,77 @@ def token_table(
 ) -> TokenTable:
     """All token measures of k domains on the rungs of `ladder`, with `bootstrap` draws over documents.
 
-    `halvings` is the number averaged over; default 8, or 4 for many domains.
+    `halvings` is the number averaged over; default 16, and 8 or 4 for many domains.
     """
     k = len(samples)
-    count = halvings or (8 if k <= _MANY_DOMAINS else 4)
+    count = halvings or (16 if k <= _FEW_DOMAINS else 8 if k <= _MANY_DOMAINS else 4)
     value = {name: np.zeros((k, k)) for name in ("js", "js_plugin", "jaccard", "ruzicka")}
     draws = {name: np.zeros((bootstrap, k, k), np.float32) for name in value}
     noise = np.zeros((k, k))
     rung = np.zeros((k, k), np.int64)
     groups = np.arange(bootstrap) % min(_RESAMPLED, count)
-    with progress.task("resampling documents (tokens)", total=len(ladder) * (count + bootstrap), unit="draws") as task:
+    total = (len(ladder) + 1) * (count + bootstrap)
+    with progress.task("resampling documents (tokens)", total=total, unit="draws") as task:
+
+        def rngs(names: Sequence[str], budget: int) -> list[np.random.Generator]:
+            return [generator(seed, "bootstrap tokens", name, budget) for name in names]
+
+        # Overlaps and the plug-in value: halves of the lowest rung.
+        budget = ladder[0][0]
+        streams = rngs([sample.name for sample in samples], budget // 2)
+        tables = np.zeros((count, 3, k, k))
+        drawn = np.zeros((bootstrap, 3, k, k), np.float32)
+        for number in range(count):
+            first, second = _overlaps(samples, budget, seed, number)
+            tables[number] = _tables(first.sums(), second.sums())
+            task.advance()
+            for draw in np.flatnonzero(groups == number).tolist():
+                weights = [_multinomials(stack, streams) for stack in (first, second)]
+                drawn[draw] = _tables(first.sums(weights[0]), second.sums(weights[1]))
+                task.advance()
+        for column, name in enumerate(("js_plugin", "jaccard", "ruzicka")):
+            value[name] = tables[:, column].mean(axis=0)
+            draws[name][:] = value[name] + _narrow(_around(drawn[:, column], groups), tables[:, column])
+        near = _corrected(value["js_plugin"], np.diagonal(value["js_plugin"]))
+        singles = np.stack([_corrected(table, np.diagonal(table)) for table in tables[:, 0]])
+        halved = np.array([_corrected(table, np.diagonal(table)) for table in drawn[:, 0]]).reshape(bootstrap, k, k)
+        near_spread = _narrow(_around(halved, groups), singles)
+        del tables, drawn, halved
+
         for level, (budget, members) in enumerate(ladder):
             reach = np.array(members, np.int64)
-            names = [samples[index].name for index in reach]
-            rngs = [generator(seed, "bootstrap tokens", name, budget) for name in names]
-            tables = np.zeros((count, 3, len(reach), len(reach)))
-            drawn = np.zeros((bootstrap, 3, len(reach), len(reach)))
+            held = [samples[index] for index in reach]
+            streams = rngs([sample.name for sample in held], budget)
+            cross = np.zeros((count, len(reach), len(reach)))
+            floors = np.zeros((count, len(reach)))
+            drawn_cross = np.zeros((bootstrap, len(reach), len(reach)), np.float32)
+            drawn_floors = np.zeros((bootstrap, len(reach)))
+            wide = np.zeros(len(reach), bool)
             own_noise = np.zeros(len(reach))
             for number in range(count):
-                parts = [halve(samples[index], budget, seed, number) for index in reach]
+                view = View(held, budget, seed, number)
+                wide = view.wide
                 if number == 0:
-                    own_noise[:] = [self_noise(part, seed, name) for part, name in zip(parts, names, strict=True)]
-                stack = _Stack(parts)
-                tables[number] = _tables(*stack.sums())
+                    own_noise[:] = [
+                        self_noise(half, seed, sample.name) for half, sample in zip(view.halves, held, strict=True)
+                    ]
+                cross[number], floors[number] = view.cells()
                 task.advance()
-                for draw in np.flatnonzero(groups == number):
-                    drawn[draw] = _tables(*stack.sums(_draw(stack, rngs)))
+                for draw in np.flatnonzero(groups == number).tolist():
+                    drawn_cross[draw], drawn_floors[draw] = view.cells(view.draw(streams))
                     task.advance()
-            mean = tables.mean(axis=0)
-            singles = np.concatenate([tables, np.stack([_corrected(t[0]) for t in tables])[:, None]], axis=1)
-            resampled = np.zeros((0, 4, len(reach), len(reach)))
-            if bootstrap:
-                resampled = np.concatenate([drawn, np.stack([_corrected(t[0]) for t in drawn])[:, None]], axis=1)
-                for group in np.unique(groups):
-                    # Each halving's draws around their own mean; few draws share a mean, hence the small factor.
-                    part = resampled[groups == group]
-                    size = len(part)
-                    resampled[groups == group] = (part - part.mean(axis=0)) * np.sqrt(size / max(size - 1, 1))
+            lift = steps(held, budget, wide, floors.mean(axis=0), seed, count)
+            found = _corrected(cross.mean(axis=0), floors.mean(axis=0) * lift)
             cells = np.ix_(reach, reach)
-            found = _corrected(mean[0])
-            if level:
+            singles = np.stack([_corrected(c, f * lift) for c, f in zip(cross, floors, strict=True)])
+            for draw in range(bootstrap):
+                drawn_cross[draw] = _corrected(drawn_cross[draw].astype(np.float64), drawn_floors[draw] * lift)
+            spread = _narrow(_around(drawn_cross, groups), singles)
+            if level == 0:
+                weight = np.exp(-((near / _NEAR) ** 2))
+                found = found + weight * (near - found)
+                spread = _widened(spread, near_spread, weight)
+            else:
                 # All pairs measured so far stopped at a lower rung, but for those measured anew here.
                 power = _lift(value["js"][cells], found)
                 value["js"] = _raise(value["js"], power)
@@ -330,11 +262,31 @@ def token_table(
             value["js"][cells] = found
             noise[cells] = np.sqrt((own_noise[:, None] ** 2 + own_noise[None, :] ** 2) / 2)
             rung[cells] = budget
-            targets = {"js": 3} if level else {"js": 3, "js_plugin": 0, "jaccard": 1, "ruzicka": 2}
-            for name, column in targets.items():
-                if name != "js":
-                    value[name][cells] = mean[column]
-                if bootstrap:
-                    spread = _narrow(resampled[:, column], singles[:, column])
-                    draws[name][np.ix_(np.arange(bootstrap), reach, reach)] = spread + value[name][cells]
+            draws["js"][np.ix_(np.arange(bootstrap), reach, reach)] = spread + found
     return TokenTable(value["js"], value["js_plugin"], value["jaccard"], value["ruzicka"], 1.96 * noise, rung, draws)
+
+
+def _widened(
+    spread: NDArray[np.float64], other: NDArray[np.float64], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`spread`, cell by cell as wide as the weighted mean of both; which documents were drawn stays the same."""
+    if len(spread) < 2:
+        return spread
+    own, theirs = spread.std(axis=0), other.std(axis=0)
+    wanted = own + weight * (theirs - own)
+    return np.asarray(spread * np.divide(wanted, own, out=np.ones_like(own), where=own > 0))
+
+
+def _multinomials(stack: Stack, rngs: Sequence[np.random.Generator]) -> list[NDArray[np.int64]]:
+    """Multinomial weights of every document of a stack, drawn within each domain."""
+    sizes = np.bincount(stack.owner, minlength=stack.count)
+    return [rng.multinomial(n, np.full(n, 1.0 / n)).astype(np.int64) for rng, n in zip(rngs, sizes, strict=True)]
+
+
+def _around(drawn: NDArray[Any], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Draws (B, k, k) of each halving around their own mean; few draws share a mean, hence the small factor."""
+    out = np.array(drawn, np.float64)
+    for group in np.unique(groups):
+        part = out[groups == group]
+        out[groups == group] = (part - part.mean(axis=0)) * np.sqrt(len(part) / max(len(part) - 1, 1))
+    return out

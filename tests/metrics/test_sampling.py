@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinfold.errors import CorpusError
-from kinfold.metrics import sampling, tokens
+from kinfold.metrics import halving, sampling, tokens
 from kinfold.metrics.counting import TokenCounter
 from kinfold.metrics.tokenizing import train_tokenizer
 
@@ -90,24 +90,25 @@ def test_copies_are_one_document_with_a_count():
     assert sample.rows.shape[0] == 41
     assert sorted(sample.copies.tolist())[-1] == 9
     assert sample.documents == 49
-    halving = tokens.halve(sample, tokens.room(sample), 0, 0)
-    assert halving.first.shape[0] + halving.second.shape[0] <= 41
+    dealt = halving.halve(sample, halving.room(sample), 0, 0)
+    assert dealt.first.shape[0] + dealt.second.shape[0] <= 41
 
 
 def test_halves_hold_exactly_the_budget_and_share_no_document():
     samples = [_sample(_documents(seed, count)) for seed, count in enumerate((60, 150, 220))]
-    ladder, short = tokens.rungs(samples, None)
+    ladder, short = halving.rungs(samples, None)
     assert short == []
     assert [reach for _, reach in ladder] == [[0, 1, 2], [1, 2]]
     assert ladder[1][0] == 2 * ladder[0][0]
     for budget, reach in ladder:
         for index in reach:
             for number in range(3):
-                halving = tokens.halve(samples[index], budget, 0, number)
-                assert halving.first.sum() == halving.second.sum() == budget
-                assert (halving.first.sum(axis=0) + halving.second.sum(axis=0) <= samples[index].counts).all()
-    asked, short = tokens.rungs(samples, 2 * ladder[0][0] + 400)
-    assert asked == [(ladder[0][0] + 200, [0, 1, 2])]
+                dealt = halving.halve(samples[index], budget // 2, 0, number)
+                assert dealt.first.sum() == dealt.second.sum() == budget // 2
+                assert (dealt.first.sum(axis=0) + dealt.second.sum(axis=0) <= samples[index].counts).all()
+                assert dealt.whole().sum() == budget
+    asked, short = halving.rungs(samples, ladder[0][0] + 401)
+    assert asked == [(ladder[0][0] + 400, [0, 1, 2])]
     assert short == ["d"]
 
 
@@ -131,8 +132,8 @@ def test_every_halving_reaches_what_the_room_promises(lengths, seed):
         False,
         0,
     )
-    halving = tokens.halve(sample, tokens.room(sample), seed, 0)
-    assert halving.first.sum() == halving.second.sum() == tokens.room(sample)
+    dealt = halving.halve(sample, halving.room(sample), seed, 0)
+    assert dealt.first.sum() == dealt.second.sum() == halving.room(sample)
 
 
 def test_long_and_few_documents_are_cut_and_said_so():
@@ -230,7 +231,7 @@ def test_corrected_js_of_bursty_documents_is_nearly_unbiased_where_the_plugin_is
     for seed in range(12):
         for target, other in ((same, p), (far, q)):
             samples = _pair(rng, p, other)
-            table = tokens.token_table(samples, tokens.rungs(samples, None)[0], bootstrap=0, seed=seed)
+            table = tokens.token_table(samples, halving.rungs(samples, None)[0], bootstrap=0, seed=seed, halvings=8)
             target.append(table.js[0, 1])
             if other is p:
                 plugin.append(table.js_plugin[0, 1])
@@ -251,7 +252,7 @@ def test_intervals_cover_at_their_level():
     estimates, intervals = [], []
     for seed in range(60):
         samples = _pair(rng, p, q, documents=80, length=80)
-        table = tokens.token_table(samples, tokens.rungs(samples, None)[0], bootstrap=60, seed=seed)
+        table = tokens.token_table(samples, halving.rungs(samples, None)[0], bootstrap=60, seed=seed, halvings=6)
         low, high = interval(recentre(table.js, table.draws["js"]), table.js, 0.95)
         estimates.append(table.js[0, 1])
         intervals.append((low[0, 1], high[0, 1]))
@@ -261,6 +262,65 @@ def test_intervals_cover_at_their_level():
     widths = [high - low for low, high in intervals]
     # Neither far too wide: the mean half-width is near 2 standard deviations of the estimates.
     assert np.mean(widths) / 2 == pytest.approx(1.96 * np.std(estimates), rel=0.35)
+
+
+def _cells_by_hand(sample, budget, seed, number):
+    """What one domain shows to each side and the halves behind its floor, as dense counts."""
+    wide = halving.room(sample) >= budget
+    dealt = halving.halve(sample, budget if wide else budget // 2, seed, number)
+    first, second = (np.asarray(part.sum(axis=0), float).ravel() for part in (dealt.first, dealt.second))
+    return (first, second, first, second) if wide else (first + second, first + second, first, second)
+
+
+def test_a_view_shows_all_of_a_small_domain_and_separate_samples_of_a_large_one():
+    from kinfold.metrics import js_divergence
+
+    samples = [_sample(_documents(seed, count)) for seed, count in enumerate((60, 70, 260))]
+    budget = halving.rungs(samples, None)[0][0][0]
+    view = halving.View(samples, budget, 0, 3)
+    assert view.wide.tolist() == [False, False, True]
+    cross, floors = view.cells()
+    shown = [_cells_by_hand(sample, budget, 0, 3) for sample in samples]
+    for i in range(3):
+        assert floors[i] == pytest.approx(js_divergence(shown[i][2], shown[i][3]), abs=1e-9)
+        for j in range(3):
+            if i != j:
+                both = js_divergence(shown[i][0], shown[j][1]), js_divergence(shown[j][0], shown[i][1])
+                assert cross[i, j] == pytest.approx(np.mean(both), abs=2e-6)
+    # Weights of one leave everything as it is; a document drawn twice counts twice.
+    ones = [tuple(np.ones(part.shape[0], np.int64) for part in (half.first, half.second)) for half in view.halves]
+    again = view.cells(ones)
+    np.testing.assert_array_equal(again[0], cross)
+    np.testing.assert_array_equal(again[1], floors)
+    twice = view.cells([tuple(2 * part for part in pair) for pair in ones])
+    np.testing.assert_allclose(twice[0], cross, atol=1e-6)
+
+
+def test_the_step_between_budgets_foretells_the_floor_of_a_domain_that_is_too_small_for_it():
+    p, _ = _distributions(3000)
+    rng = np.random.default_rng(4)
+    large = [_corpus(rng, p, 800, 60, 300.0) for _ in range(4)]
+    budget = 6000
+    truth = np.mean([halving.own_js(*_halved(sample, budget)) for sample in large])
+    small = []
+    for sample in large:
+        rows = sample.rows[: int(budget / 60) + 2]
+        import dataclasses
+
+        small.append(dataclasses.replace(sample, rows=rows))
+    views = [halving.View(small, budget, 0, number) for number in range(8)]
+    assert not views[0].wide.any()
+    floors = np.mean([view.cells()[1] for view in views], axis=0)
+    lift = halving.steps(small, budget, views[0].wide, floors, 0, 8)
+    assert np.mean(floors) > 1.2 * truth  # half the tokens read far more
+    assert np.mean(floors * lift) == pytest.approx(truth, rel=0.05)
+
+
+def _halved(sample, budget):
+    import scipy.sparse as sp
+
+    dealt = halving.halve(sample, budget, 1, 0)
+    return tuple(sp.csr_array(np.asarray(part.sum(axis=0))[None]) for part in (dealt.first, dealt.second))
 
 
 def test_rungs_are_equated_by_a_power_that_keeps_both_ends():
@@ -278,8 +338,8 @@ def test_a_small_domain_does_not_move_the_others():
     import dataclasses
 
     tiny = dataclasses.replace(_corpus(rng, q, 20, 100, 300.0), name="tiny")
-    alone = tokens.token_table(large, tokens.rungs(large, None)[0], bootstrap=0, seed=0)
-    ladder = tokens.rungs([*large, tiny], None)[0]
+    alone = tokens.token_table(large, halving.rungs(large, None)[0], bootstrap=0, seed=0)
+    ladder = halving.rungs([*large, tiny], None)[0]
     joined = tokens.token_table([*large, tiny], ladder, bootstrap=0, seed=0)
     assert joined.rung[0, 1] > 8 * joined.rung[0, 2]
     assert joined.js[0, 1] == pytest.approx(alone.js[0, 1], abs=0.006)
@@ -292,7 +352,7 @@ def test_self_noise_bounds_what_a_domain_reads_against_itself():
     inside = 0
     for seed in range(20):
         samples = _pair(rng, p, p)
-        table = tokens.token_table(samples, tokens.rungs(samples, None)[0], bootstrap=0, seed=seed)
+        table = tokens.token_table(samples, halving.rungs(samples, None)[0], bootstrap=0, seed=seed, halvings=8)
         inside += abs(table.js[0, 1]) <= table.floor[0, 1]
     assert inside >= 17
 
