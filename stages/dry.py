@@ -69,7 +69,7 @@ class DryRun:
 
 def dry(session: Session) -> DryRun:
     """Lay the run out, estimate its memory, and time two steps of the first stage; nothing is written."""
-    from .memory import estimate_memory
+    from .memory import estimate_stage
     from .stores import Stores, schedule_of
 
     stores = Stores.read(session)
@@ -79,14 +79,7 @@ def dry(session: Session) -> DryRun:
     peak: dict[str, int] = {}
     for stage, schedule in enumerate(schedules):
         tokens = schedule.total_tokens
-        lengths = [int(n) for name in schedule.domains for n in stores.domains[name].lengths[:64]]
-        memory = estimate_memory(
-            session.base.name,
-            session.settings,
-            domains=len(schedule.domains),
-            earlier_stages=stage,
-            lengths=lengths,
-        ).to_dict()
+        memory = estimate_stage(session, stores, stage).to_dict()
         if memory["total"] > peak.get("total", -1):
             peak = memory
         rows.append(

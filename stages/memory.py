@@ -3,31 +3,45 @@
 The model is built on the meta device, where tensors have shapes and no storage; one forward and backward pass of the
 adapted backbone runs there while every storage is counted from birth to death. So the figure follows the actual
 architecture, adapters, precision and checkpointing, not a formula for one family of models. What the meta device
-cannot run, the chunked head, is added from its known sizes.
+cannot run, the chunked head, is added from its known sizes. Not counted is what lies outside tensors: the interpreter
+and its libraries, and an allocator's slack.
 """
 
 from __future__ import annotations
 
 import itertools
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from ..errors import ModelError
+from ._meter import StorageMeter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .bank import FrozenShared, LoraBank
+    from .batches import Item
+    from .collate import Layout, Micro
     from .session import Session
     from .settings import TrainSettings
+    from .stores import Stores
 
-__all__ = ["MemoryEstimate", "StorageMeter", "estimate_memory", "estimate_phrase"]
+__all__ = [
+    "BatchShape",
+    "MemoryEstimate",
+    "StorageMeter",
+    "estimate_memory",
+    "estimate_phrase",
+    "estimate_stage",
+    "largest_shape",
+]
+
+_SHAPES = "kinfold_shapes"
+_LOOKED_AT = 24  # steps whose micro-batches are compared for the largest
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class MemoryEstimate:
     total
         The sum.
     tokens
-        Tokens in the forward pass of one micro-batch, all loss terms together.
+        Tokens in the forward pass of one micro-batch, all loss terms together, padding included.
     """
 
     weights: int
@@ -62,35 +76,81 @@ class MemoryEstimate:
         return asdict(self)
 
 
-class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages born inside, now and at most; works on any device, meta included."""
+@dataclass(frozen=True)
+class BatchShape:
+    """What decides the memory of one micro-batch.
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = 0
-        self.peak = 0
-        self._sizes: dict[int, int] = {}
+    Attributes
+    ----------
+    documents
+        Length of each document, in the order of the batch.
+    rows, length
+        Shape of the token ids: one row of all tokens where the layout is flat.
+    groups
+        Per domain its tokens (flat) or rows.
+    paid, general
+        Tokens that pay for the task and denoising terms, and for KL.
+    """
 
-    def _free(self, key: int) -> None:
-        self.now -= self._sizes.pop(key, 0)
+    documents: tuple[int, ...]
+    rows: int
+    length: int
+    groups: tuple[int, ...]
+    paid: int
+    general: int
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        known = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
-        for value in tree_iter(out):
-            if not isinstance(value, Tensor):
-                continue
-            storage = value.untyped_storage()
-            key = storage._cdata
-            if key in self._sizes or key in known:
-                continue
-            self._sizes[key] = storage.nbytes()
-            self.now += self._sizes[key]
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._free, key)
-        return out
+    @classmethod
+    def of(cls, micro: Micro, documents: Sequence[int]) -> BatchShape:
+        """The shape of a real micro-batch."""
+        rows, length = micro.input_ids.shape
+        paid = sum(len(part) for part in (micro.task, micro.ssl) if part is not None)
+        general = len(micro.general) if micro.general is not None else 0
+        return cls(tuple(documents), rows, length, micro.groups, paid, general)
+
+    @classmethod
+    def typical(
+        cls,
+        settings: TrainSettings,
+        *,
+        domains: int,
+        layout: Layout,
+        lengths: Sequence[int] | None = None,
+        tokens: int | None = None,
+        max_length: int,
+    ) -> BatchShape:
+        """A micro-batch of documents of these lengths in turn (None: of `max_length`), divided evenly."""
+        own = settings.batch_tokens / settings.accumulation
+        ssl = own * settings.ssl_share if settings.ssl_weight > 0 else 0.0
+        general = own * settings.kl_share if settings.kl_weight > 0 else 0.0
+        if tokens is None:
+            tokens = max(1, round(own + ssl + general))
+        scale = tokens / (own + ssl + general)
+        documents = _documents(tokens, lengths, max_length)
+        paid = round(scale * (own + ssl * settings.ssl_rate))
+        if layout == "flat":
+            groups = tuple(len(part) for part in _even(tokens, domains))
+            return cls(documents, 1, tokens, groups, paid, round(scale * general))
+        if layout == "packed":
+            rows, length = -(-tokens // max_length), max_length
+        else:
+            rows, length = len(documents), max(documents)
+        return cls(documents, rows, length, tuple(len(p) for p in _even(rows, domains)), paid, round(scale * general))
+
+
+def _documents(tokens: int, lengths: Sequence[int] | None, max_length: int) -> tuple[int, ...]:
+    """Document lengths that fill `tokens`."""
+    cycle = [min(n, max_length) for n in lengths] if lengths else [max_length]
+    made: list[int] = []
+    left = tokens
+    while left > 0:
+        made.append(min(cycle[len(made) % len(cycle)], left))
+        left -= made[-1]
+    return tuple(made)
+
+
+def _even(count: int, parts: int) -> list[range]:
+    edges = [count * i // parts for i in range(parts + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def estimate_memory(
@@ -101,6 +161,9 @@ def estimate_memory(
     earlier_stages: int = 0,
     lengths: Sequence[int] | None = None,
     tokens: int | None = None,
+    task: Literal["lm", "classification"] = "lm",
+    layout: Layout | None = None,
+    shape: BatchShape | None = None,
 ) -> MemoryEstimate:
     """Peak memory of one optimiser step on one rank, in bytes.
 
@@ -118,6 +181,12 @@ def estimate_memory(
         Typical document lengths, cycled to fill the batch; None takes documents of `max_length`.
     tokens
         Tokens of one forward pass; None takes those of a micro-batch with all its loss terms.
+    task
+        "classification" leaves the language-model head out and pads rows.
+    layout
+        How documents become tensors; None takes what the settings ask for, flat where they leave it open.
+    shape
+        A real micro-batch instead of a typical one.
 
     Raises
     ------
@@ -130,135 +199,201 @@ def estimate_memory(
 
     config = _load(transformers.AutoConfig, str(model), "configuration", trust_remote_code=settings.trust_remote_code)
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    names = ("AutoModelForCausalLM", "AutoModel") if task == "lm" else ("AutoModelForSequenceClassification",)
+    built: Any = None
     with torch.device("meta"):
-        try:
-            built = _auto("AutoModelForCausalLM").from_config(config, dtype=dtype)
-        except ValueError:
+        for name in names:
             try:
-                built = _auto("AutoModel").from_config(config, dtype=dtype)
+                built = getattr(transformers, name).from_config(config, dtype=dtype)
+                break
             except ValueError as fault:
-                raise ModelError(
-                    f"{model}: its architecture cannot be built ({fault}); choose another base."
-                ) from fault
+                if name == names[-1]:
+                    raise ModelError(
+                        f"{model}: its architecture cannot be built ({fault}); choose another base."
+                    ) from fault
     built.requires_grad_(False)
-    if tokens is None:
-        share = 1.0 + (settings.ssl_share if settings.ssl_weight > 0 else 0.0)
-        share += settings.kl_share if settings.kl_weight > 0 else 0.0
-        tokens = max(1, round(settings.batch_tokens * share / settings.accumulation))
-    limit = getattr(config, "max_position_embeddings", None) or settings.max_length
-    return _measure(built, settings, tokens, domains, earlier_stages, lengths, min(settings.max_length, limit))
+    if layout is None:
+        flat = task == "lm" and settings.layout in ("auto", "flat") and not settings.compile and _flat_model(built)
+        layout = "flat" if flat else "packed" if settings.layout == "packed" and task == "lm" else "padded"
+    if shape is None:
+        limit = getattr(config, "max_position_embeddings", None) or settings.max_length
+        shape = BatchShape.typical(
+            settings,
+            domains=domains,
+            layout=layout,
+            lengths=lengths,
+            tokens=tokens,
+            max_length=min(settings.max_length, limit),
+        )
+    return _measure(built, settings, shape, layout, earlier_stages)
 
 
-def _auto(name: str) -> Any:
-    import transformers
-
-    return getattr(transformers, name)
-
-
-def _documents(tokens: int, lengths: Sequence[int] | None, max_length: int) -> list[int]:
-    """Document lengths that fill `tokens`."""
-    cycle = [min(n, max_length) for n in lengths] if lengths else [max_length]
-    made: list[int] = []
-    while sum(made) < tokens:
-        made.append(min(cycle[len(made) % len(cycle)], tokens - sum(made)))
-    return made
+def _flat_model(model: Any) -> bool:
+    decoder = model.get_output_embeddings() is not None and not getattr(model.config, "is_encoder_decoder", False)
+    return decoder and model.config._attn_implementation == "sdpa"
 
 
-def _measure(
-    model: Any,
-    settings: TrainSettings,
-    tokens: int,
-    domains: int,
-    earlier: int,
-    lengths: Sequence[int] | None,
-    max_length: int,
-) -> MemoryEstimate:
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-    from .attention import FLAT, _flat_attention, flat_layout
-    from .bank import LoraBank
+def _measure(model: Any, settings: TrainSettings, shape: BatchShape, layout: Layout, earlier: int) -> MemoryEstimate:
     from .model import set_checkpointing
 
     weights = sum(p.numel() * p.element_size() for p in {id(p): p for p in model.parameters()}.values())
-    names = tuple(f"d{i}" for i in range(domains))
-    bank = LoraBank.attach(
-        model,
-        names,
-        settings.lora,
-        shared=settings.adapters != "domain",
-        domain_adapters=settings.adapters != "shared",
-    )
+    earlier = earlier if settings.adapters != "domain" else 0
+    bank = _attached(model, settings, len(shape.groups), earlier)
     trainable = sum(p.numel() for p in bank.parameters())
     shared = sum(p.numel() for p in bank.shared_parameters())
-    documents = _documents(tokens, lengths, max_length)
-    body = model.base_model
-    flat = model.config._attn_implementation == "sdpa" and _causal_config(model)
-    arguments: dict[str, Any] = {}
-    if flat:
-        AttentionInterface.register(FLAT, _flat_attention)
-        AttentionMaskInterface.register(FLAT, sdpa_mask)
-        model.set_attn_implementation(FLAT)
-        ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-        arguments = {
-            "position_ids": torch.zeros(1, tokens, dtype=torch.long, device="meta"),
-            "attention_mask": torch.ones(1, 1, 1, 1, device="meta"),
-            "flat": flat_layout(documents, "meta"),
-            "use_cache": False,
-        }
-        groups = [len(part) for part in _even(tokens, domains)]
-        routing = bank.route(tokens=groups)
-    else:
-        ids = torch.zeros(len(documents), max(documents), dtype=torch.long, device="meta")
-        routing = bank.route([len(part) for part in _even(len(documents), domains)])
+    routing = bank.route(tokens=shape.groups) if layout == "flat" else bank.route(shape.groups)
     if settings.gradient_checkpointing:
         set_checkpointing(model, True)
     model.train()
     meter = StorageMeter()
     with meter, routing:
-        hidden = body(input_ids=ids, **arguments).last_hidden_state
+        hidden = model.base_model(**_arguments(model, shape, layout)).last_hidden_state
         forward = meter.now
         hidden.sum().backward()
-    gradients = sum(p.numel() * 4 for p in bank.parameters())
-    backward = max(meter.peak - gradients, 0)
-    head = _head(model, settings, tokens, int(hidden.shape[-1]), hidden.element_size())
+    width, size = int(hidden.shape[-1]), hidden.element_size()
+    head, kept = _head(model, settings, shape, width, size) if model.get_output_embeddings() is not None else (0, 0)
+    gradients = trainable * 4
+    # Of several micro-batches, all but the first find gradients already there while their activations pile up.
+    waiting = gradients if settings.accumulation > 1 else 0
+    # The head runs when all activations are alive; its kept gradient rides along into the backward pass, which
+    # counts the gradients as they come.
+    peak = max(forward + head + waiting, meter.peak + kept)
+    frozen = earlier * shared * 4
     adapters = trainable * 4 * 4
-    frozen = earlier * shared * (2 if settings.precision == "bf16" else 4)
-    # The head runs when all activations are alive; its kept gradient rides along into the backward pass.
-    activations = max(forward + head[0], backward + head[1])
-    total = weights + adapters + frozen + activations
-    return MemoryEstimate(weights, adapters, frozen, activations, total, tokens)
+    total = weights + frozen + trainable * 4 * 3 + max(peak, gradients)
+    activations = total - weights - frozen - adapters
+    return MemoryEstimate(weights, adapters, frozen, activations, total, shape.rows * shape.length)
 
 
-def _even(count: int, parts: int) -> list[range]:
-    edges = [count * i // parts for i in range(parts + 1)]
-    return [range(a, b) for a, b in itertools.pairwise(edges)]
+def _attached(model: Any, settings: TrainSettings, domains: int, earlier: int) -> LoraBank:
+    """The bank of such a stage, behind the shared adapters of earlier ones."""
+    from .bank import LoraBank
+
+    frozen: list[FrozenShared] = []
+    for _ in range(earlier):
+        bank = LoraBank.attach(model, ("d",), settings.lora, shared=True, domain_adapters=False)
+        frozen.append(bank.freeze_shared())
+        bank.detach()
+    return LoraBank.attach(
+        model,
+        tuple(f"d{i}" for i in range(domains)),
+        settings.lora,
+        shared=settings.adapters != "domain",
+        domain_adapters=settings.adapters != "shared",
+        frozen=frozen,
+    )
 
 
-def _causal_config(model: Any) -> bool:
-    return model.get_output_embeddings() is not None and not getattr(model.config, "is_encoder_decoder", False)
+def _arguments(model: Any, shape: BatchShape, layout: Layout) -> dict[str, Any]:
+    """What the backbone is called with; its attention is one that knows what a fused kernel keeps."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    from .attention import FLAT, _flat_attention, flat_layout
+
+    ids = torch.zeros(shape.rows, shape.length, dtype=torch.long, device="meta")
+    arguments: dict[str, Any] = {"input_ids": ids}
+    if layout == "flat":
+        AttentionInterface.register(FLAT, _flat_attention)
+        AttentionMaskInterface.register(FLAT, sdpa_mask)
+        model.set_attn_implementation(FLAT)
+        arguments |= {
+            "position_ids": torch.zeros_like(ids),
+            "attention_mask": torch.ones(1, 1, 1, 1, device="meta"),
+            "flat": flat_layout(shape.documents, "meta"),
+            "use_cache": False,
+        }
+    else:
+        if model.config._attn_implementation == "sdpa":
+            AttentionInterface.register(_SHAPES, _shape_attention)
+            AttentionMaskInterface.register(_SHAPES, sdpa_mask)
+            model.set_attn_implementation(_SHAPES)
+        # Made already, as otherwise its content would be looked at; it is there in a real step, too.
+        arguments["attention_mask"] = ids.new_ones(shape.rows, 1, shape.length, shape.length, dtype=torch.bool)
+        if "use_cache" in model.config.to_dict():
+            arguments["use_cache"] = False
+    return arguments
 
 
-def _head(model: Any, settings: TrainSettings, tokens: int, width: int, size: int) -> tuple[int, int]:
-    """Bytes of the chunked head: while it runs, and what it keeps for the backward pass."""
+def _shape_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Padded rows: what a fused kernel keeps of query (rows, heads, n, d), key and value (rows, kv heads, n, d)."""
+    from .attention import _Shape
+
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    out: Tensor = _Shape.apply(query, key, value)  # type: ignore[no-untyped-call]
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _head(model: Any, settings: TrainSettings, shape: BatchShape, width: int, size: int) -> tuple[int, int]:
+    """Bytes of the chunked losses: at most while they run, and what they keep for the backward pass."""
     from .losses._chunked import _chunk_rows
 
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    kept = 2 * tokens * width * size  # the selected states, and their gradient
-    scratch = _chunk_rows(tokens, vocabulary, 1, 4, torch.device(device)) * vocabulary * 4
-    # In half precision each chunk also lives as a half-precision product and as its cast-down gradient.
-    scratch *= 2 if size < 4 else 1
-    return kept + scratch, kept
+
+    def scratch(rows: int, buffers: int) -> int:
+        chunk = _chunk_rows(rows, vocabulary, buffers, 4, torch.device(device)) if rows else 0
+        # In half precision, the product of a chunk (and later its gradient) is there beside its fp32 buffer.
+        return chunk * vocabulary * (4 * buffers + (size if size < 4 else 0)) + chunk * width * size
+
+    paid, general = shape.paid * width * size, shape.general * width * size
+    # Each loss holds the states it selected and their gradient; KL also the base's states, from before the forward.
+    task = general + 2 * paid + scratch(shape.paid, 1)
+    kl = paid + 3 * general + scratch(shape.general, 3) if general else 0
+    return max(task, kl), paid + general
+
+
+def largest_shape(session: Session, stores: Stores, stage: int) -> BatchShape:
+    """The largest micro-batch of the first steps of stage number `stage` (from 0)."""
+    from .collate import collate
+    from .step import corrupted_items
+    from .stores import schedule_of
+
+    schedule = schedule_of(session, stores, stage)
+    base, layout, limit = session.base, session.layout, session.encoder.max_length
+    largest: list[Item] = []
+    most = 0
+    for number in range(min(schedule.steps, _LOOKED_AT)):
+        for items in schedule.step(number):
+            cost = sum(item.length for item in items)
+            if layout == "padded" and items:
+                cost = len(items) * max(item.length for item in items)
+            if cost > most:
+                largest, most = items, cost
+    corrupted = corrupted_items([largest], base, session.settings, seed=session.seed, max_length=limit)
+    micro = collate(largest, base, len(schedule.domains), layout=layout, max_length=limit, corrupted=corrupted)
+    lengths = [len(corrupted[item][0]) if corrupted and item in corrupted else item.length for item in largest]
+    return BatchShape.of(micro, lengths)
+
+
+def estimate_stage(session: Session, stores: Stores, stage: int) -> MemoryEstimate:
+    """Peak memory of stage number `stage` (from 0) on its own texts."""
+    return estimate_memory(
+        session.base.name,
+        session.settings,
+        earlier_stages=stage,
+        task=session.base.task,
+        layout=session.layout,
+        shape=largest_shape(session, stores, stage),
+    )
 
 
 def estimate_phrase(session: Session, stage: int) -> str:
     """One phrase for the out-of-memory message: what this stage was expected to take."""
     try:
         estimate = estimate_memory(
-            session.base.name, session.settings, domains=len(session.stages[stage]), earlier_stages=stage
+            session.base.name,
+            session.settings,
+            domains=len(session.stages[stage]),
+            earlier_stages=stage,
+            task=session.base.task,
+            layout=session.layout,
         )
     except Exception:  # the message must not hide the real fault behind one of its own
         return "no estimate could be made"
