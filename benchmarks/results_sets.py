@@ -30,7 +30,7 @@ METHODS = (
     "one-per-domain",
 )
 SEEDS = (0, 1, 2)
-DRAWS = 2
+DRAWS = {"reviews": 1, "prose": 2, "demo": 1}
 BUDGET = {"domains": 4}
 
 _COMMON: dict[str, Any] = {"lora": LoraSpec(rank=8, alpha=16), "bootstrap": 200, "checkpoint_every": None}
@@ -79,7 +79,7 @@ def main() -> None:
                 measure_settings=MeasureSettings(permutations=100),
                 methods=tuple(options.methods.split(",")),
                 seeds=tuple(int(word) for word in options.seeds.split(",")),
-                draws=DRAWS,
+                draws=DRAWS[options.set],
             )
     finally:
         if (work / "records").is_dir():
