@@ -11,13 +11,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from _frozen import lower_layers_kept, targets
 from _results import corpora_of, encoder, fetch_records, keep, keep_records, small_base, stamp, work_folder
 from kinfold import compare
-from kinfold.metrics import MeasureSettings
+from kinfold.metrics import MeasureSettings, Relations
 from kinfold.partition import PlanSettings
+from kinfold.partition.expectation import expectation
 from kinfold.stages import LoraSpec, TrainSettings
 
 METHODS = (
@@ -57,6 +60,13 @@ SETS: dict[str, TrainSettings] = {
 }
 
 
+def expected(relations: Relations, stages: list[list[str]]) -> dict[str, Any] | None:
+    """What the planner expects of its groups: their lead over random ones, and that of noise."""
+    stage = {name: number for number, group in enumerate(stages) for name in group}
+    found = expectation(np.array([stage[name] for name in relations.domains]), relations, PlanSettings(budget=BUDGET))
+    return None if found is None else {**asdict(found), "matters": found.matters}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("set", choices=tuple(SETS))
@@ -86,6 +96,7 @@ def main() -> None:
             keep_records(options.set, work)
     value = json.loads((comparison.path / "compare.json").read_text())
     value["made_of"]["model"] = model.name
+    value["expectation"] = expected(Relations.load(work / "relations"), value["plan"]["stages"])
     keep(options.set, "compare", {**value, "made": stamp()})
     print(comparison.markdown)
 

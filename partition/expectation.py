@@ -1,0 +1,145 @@
+"""Does it matter who shares a stage? The plan's lead over random groups, beside the lead that noise alone would give.
+
+A planner always finds something: the best partition of pure noise beats random partitions too. The bootstrap draws of
+the relations say how large that noise is. If the plan's lead is no larger than what a search finds in the draws'
+deviations from their mean, the measurements give no reason to prefer its groups to any others of the same sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._seeding import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..metrics.relations import Relations
+    from .settings import PlanSettings
+
+__all__ = ["Expectation", "expectation", "lead"]
+
+_LEAST_DRAWS = 3
+_MOST_DRAWS = 30
+_STARTS = 3
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The plan's lead and that of noise, in standard deviations of the measures over pairs.
+
+    Attributes
+    ----------
+    advantage
+        Gain inside the plan's stages less its mean over random groups of the same sizes.
+    noise, spread
+        Mean and standard deviation, over bootstrap draws, of the lead that a search finds in noise alone.
+    draws
+        Bootstrap draws used.
+    """
+
+    advantage: float
+    noise: float
+    spread: float
+    draws: int
+
+    @property
+    def matters(self) -> bool:
+        """Whether the lead lies beyond the noise's mean by more than two of its standard deviations."""
+        return self.advantage > self.noise + 2.0 * self.spread
+
+    @property
+    def warning(self) -> str | None:
+        """What to tell the user where grouping is expected to make no difference."""
+        if self.matters:
+            return None
+        return (
+            "These domains hardly conflict: the plan's lead over random groups of the same sizes "
+            f"({self.advantage:.2f}, in standard deviations over pairs) is no more than a search finds in resampling "
+            f"noise alone ({self.noise:.2f} ± {self.spread:.2f}); any grouping within budget will do."
+        )
+
+
+def expectation(
+    labels: NDArray[np.int64], relations: Relations, settings: PlanSettings, *, seed: int = 0
+) -> Expectation | None:
+    """Compare the plan's lead with that of noise; None where nothing can be said.
+
+    That is so for a plan that is one stage, or one domain a stage (there is nobody to exchange), and without at least
+    three bootstrap draws of every measure that the settings name.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (k,)
+        Stage of each domain.
+    relations, settings
+        What was planned from. Every measure is taken in units of its standard deviation over pairs, whatever
+        `settings.scale`: ranks would blow noise up to full size.
+    seed
+        Of the starts of the search.
+    """
+    k = len(labels)
+    rows, columns = np.triu_indices(k, 1)
+    within = int((labels[rows] == labels[columns]).sum())
+    if within in (0, len(rows)):
+        return None
+    gain, noise = np.zeros((k, k)), None
+    for choice, factor, kind in (
+        (settings.discrepancy, -1.0, "discrepancy"),
+        (settings.synergy, settings.lam, "similarity"),
+    ):
+        weights = {choice: 1.0} if isinstance(choice, str) else {name: w for name, w in choice.items() if w > 0}
+        for name, weight in weights.items():
+            replicates = np.asarray(relations.replicates.get(name, ()), dtype=np.float64)[:_MOST_DRAWS]
+            if len(replicates) < _LEAST_DRAWS:
+                return None
+            value = np.asarray(relations.matrix(name), dtype=np.float64)
+            value = (value + value.T) / 2
+            unit = float(value[rows, columns].std())
+            sign = factor * weight / sum(weights.values())
+            sign *= (1.0 if relations.info(name).kind == kind else -1.0) / (unit or 1.0)
+            gain += sign * value
+            # Resampling shifts some measures as a whole; what is left after their mean is the noise. The factor makes
+            # up for the mean being taken from the same draws.
+            deviation = (replicates - replicates.mean(axis=0)) * np.sqrt(len(replicates) / (len(replicates) - 1))
+            part = sign * (deviation + deviation.transpose(0, 2, 1)) / 2
+            noise = part if noise is None else noise[: len(part)] + part[: len(noise)]
+    assert noise is not None  # both choices name a measure
+    found = [_best(one, labels, generator(seed, "expectation", number)) for number, one in enumerate(noise)]
+    return Expectation(lead(gain, labels), float(np.mean(found)), float(np.std(found, ddof=1)), len(found))
+
+
+def lead(gain: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Σ of `gain` over pairs inside groups, less its mean over all ways to deal the domains into such groups."""
+    rows, columns = np.triu_indices(len(labels), 1)
+    values = gain[rows, columns]
+    together = labels[rows] == labels[columns]
+    return float(values[together].sum() - together.sum() * values.mean())
+
+
+def _best(gain: NDArray[np.float64], labels: NDArray[np.int64], rng: np.random.Generator) -> float:
+    """The largest lead that exchanges of two domains reach from a few random starts."""
+    return max(lead(gain, _exchanged(gain, rng.permutation(labels))) for _ in range(_STARTS))
+
+
+def _exchanged(gain: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Exchange the best pair of domains until none gains."""
+    value = gain.copy()
+    np.fill_diagonal(value, 0.0)
+    labels = labels.copy()
+    k = len(labels)
+    for _ in range(10 * k):
+        member = np.eye(int(labels.max()) + 1)[labels]
+        ties = value @ member  # (k, stages): what each domain gains in each stage
+        move = ties[:, labels] - ties[np.arange(k), labels][:, None]  # i into j's stage, j still there
+        change = move + move.T - 2.0 * value
+        change[labels[:, None] == labels[None, :]] = 0.0
+        at = int(change.argmax())
+        if change.flat[at] <= 1e-12:
+            break
+        i, j = divmod(at, k)
+        labels[i], labels[j] = labels[j], labels[i]
+    return labels

@@ -1,0 +1,108 @@
+"""Whether a grouping is expected to matter: yes where there is structure, no where there is only noise."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kinfold.metrics.relations import Relations
+from kinfold.partition import PlanSettings, make_plan
+from kinfold.partition.expectation import Expectation, _exchanged, expectation, lead
+
+PLAIN = PlanSettings(budget={"domains": 3}, bootstrap=0, phase=0, compare=False, workers=1, time_limit=5)
+
+
+def _only_noise(relations: Relations, seed: int, noise: float = 0.02) -> Relations:
+    """The same kind of relations where every pair is alike but for the noise of sampling."""
+    rng = np.random.default_rng(seed)
+    k = len(relations.domains)
+
+    def sample(centre: np.ndarray, *shape: int) -> np.ndarray:
+        errors = noise * rng.normal(size=(*shape, k, k))
+        return centre + np.triu(errors, 1) + np.swapaxes(np.triu(errors, 1), -1, -2)
+
+    found = {"js": sample(np.full((k, k), 0.3)), "synergy": sample(np.full((k, k), 0.6))}
+    return replace(
+        relations,
+        matrices=found,
+        low={name: value - 2 * noise for name, value in found.items()},
+        high={name: value + 2 * noise for name, value in found.items()},
+        replicates={name: sample(value, 30).astype(np.float32) for name, value in found.items()},
+    )
+
+
+def _labels(plan: object) -> np.ndarray:
+    return np.array(plan.assignment)  # type: ignore[attr-defined]
+
+
+def test_structure_beyond_noise_is_not_warned_about(relations_of) -> None:
+    for seed in range(8):
+        relations = relations_of(k=12, seed=seed, replicates=20, noise=0.03)
+        found = expectation(_labels(make_plan(relations, settings=PLAIN)), relations, PLAIN)
+        assert found is not None
+        assert found.matters
+        assert found.warning is None
+
+
+def test_noise_alone_is_warned_about(relations_of) -> None:
+    warned = 0
+    for seed in range(20):
+        relations = _only_noise(relations_of(k=12), seed)
+        found = expectation(_labels(make_plan(relations, settings=PLAIN)), relations, PLAIN)
+        assert found is not None
+        # The planner finds a lead in noise too; it must not be taken for structure.
+        assert found.advantage > 0
+        warned += found.warning is not None
+    assert warned >= 17
+
+
+def test_more_text_turns_the_verdict(relations_of) -> None:
+    weak = relations_of(k=12, seed=1, replicates=20, noise=3.0)
+    labels = _labels(make_plan(weak, settings=PLAIN))
+    loud = expectation(labels, weak, PLAIN)
+    calm = expectation(labels, replace(weak, replicates=relations_of(k=12, seed=1, noise=0.01).replicates), PLAIN)
+    assert loud is not None
+    assert calm is not None
+    assert loud.advantage == calm.advantage
+    assert not loud.matters
+    assert calm.matters
+
+
+def test_nothing_is_said_where_nothing_can_be_exchanged(relations) -> None:
+    k = len(relations.domains)
+    assert expectation(np.zeros(k, dtype=np.int64), relations, PLAIN) is None
+    assert expectation(np.arange(k), relations, PLAIN) is None
+    bare = replace(relations, replicates={})
+    assert expectation(np.arange(k) // 2, bare, PLAIN) is None
+
+
+def test_the_sentence_names_the_numbers() -> None:
+    said = Expectation(1.0, 2.0, 0.5, 9).warning
+    assert said is not None
+    assert "1.00" in said
+    assert "2.00 ± 0.50" in said
+    assert Expectation(3.5, 2.0, 0.5, 9).warning is None
+
+
+@given(st.integers(4, 7), st.integers(0, 99))
+@settings(deadline=None, max_examples=25)
+def test_the_lead_is_over_the_mean_of_all_deals_and_exchanges_only_raise_it(k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gain = rng.normal(size=(k, k))
+    gain = gain + gain.T
+    labels = rng.integers(0, 3, k)
+    labels = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    if len(np.unique(labels)) < 2:
+        return
+
+    def inside(some: np.ndarray) -> float:
+        return sum(gain[i, j] for i, j in itertools.combinations(range(k), 2) if some[i] == some[j])
+
+    deals = [np.array(one) for one in itertools.permutations(labels.tolist())]
+    assert lead(gain, labels) == pytest.approx(inside(labels) - np.mean([inside(one) for one in deals]))
+    after = _exchanged(gain, labels)
+    assert sorted(after.tolist()) == sorted(labels.tolist())
+    assert lead(gain, after) >= lead(gain, labels) - 1e-9
+    assert max(inside(one) for one in deals) >= inside(after) - 1e-9
