@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .._files import digest, read_json
 from ..errors import ConfigError, ModelError
+from .fingerprint import hub_options, local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -162,17 +163,6 @@ def quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _local(name: str | Path) -> Path | None:
-    """The folder `name` stands for, or None for a hub id."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    text = str(name)
-    if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or path.exists():
-        raise ModelError(f"{name}: no such model folder; name a folder with config.json, weights and tokenizer.")
-    return None
-
-
 def _check_folder(path: Path) -> None:
     if not (path / "config.json").exists():
         raise ModelError(f"{path}: not a model folder (config.json is missing); save the model with save_pretrained.")
@@ -193,7 +183,7 @@ def model_fingerprint(name: str | Path) -> str:
     Hashing every byte of a 70B model would take minutes at each start, so an edit in the middle of a file that
     keeps all shapes goes unseen.
     """
-    path = _local(name)
+    path = local_folder(name)
     if path is None:
         from transformers.utils.hub import cached_file
 
@@ -217,6 +207,7 @@ def model_fingerprint(name: str | Path) -> str:
 
 
 def _load(loader: Any, name: str | Path, what: str, **options: Any) -> Any:
+    options |= hub_options(name)
     try:
         return loader.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as fault:
@@ -249,7 +240,7 @@ def load_base(
 
     from .._seeding import derive_seed
 
-    path = _local(name)
+    path = local_folder(name)
     if path is not None:
         _check_folder(path)
     name = str(path.resolve() if path is not None else name)
