@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--gradients", type=int, default=100, help="documents a domain for gradient affinity")
     options = parser.parse_args()
     makers = {"MINILM": minilm, "DEMO": demo_base}
     model = makers[options.model]() if options.model in makers else options.model
@@ -68,6 +69,7 @@ def main() -> None:
         probe_documents=options.documents,
         probe_seeds=options.seeds,
         max_length=options.max_length,
+        **({"affinity_documents": options.gradients} if "gradient_affinity" in names else {}),
         bootstrap=20,
         permutations=0,
     )
@@ -80,11 +82,14 @@ def main() -> None:
             name,
             row["rho"],
             f"{row['low']:.2f} to {row['high']:.2f}",
+            row["p"],
+            ", ".join(row["better"]),
             (found.agreement.get(name) or {}).get("split_half") or "",
         ]
         for name, row in sorted(validation["measures"].items(), key=lambda item: -item[1]["rho"])
     ]
-    print(table(rows, ["measure", "Spearman with transfer", "95 % interval", "split-half agreement"]))
+    head = ["measure", "Spearman with transfer", "95 % interval", "p", "told apart from", "split-half agreement"]
+    print(table(rows, head))
     print(
         validation["kind"],
         "| reliability",

@@ -69,7 +69,7 @@ def _known_splits() -> dict[str, str]:
 
 _KNOWN = _known_splits()
 _JOINED = 64
-_UNIQUE = 100_000
+_UNIQUE = 50_000
 # An encoding holds far more than its ids; no more of them than this live at once.
 _ENCODED = 8_192
 _CHECKED = 64

@@ -15,11 +15,11 @@ import numpy as np
 
 from .._progress import SILENT, Progress
 from .._seeding import derive_seed, generator
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
+from .advice import advise, rank_measures
 from .affinity import _auc, _ridge
 from .collect import Collection
 from .embedders import Embedding
-from .registry import MEASURES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,9 +30,10 @@ __all__ = ["rank_measures", "residual", "validate_measures"]
 
 _HELD_OUT = 0.3
 _EVALUATED = 100
+# Windows of these that a language model is graded on; grading costs k² passes.
+_ROWS = 128
 _BATCH = 8
 _LR = 1e-3
-_DRAWS = 500
 
 
 def residual(transfer: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -50,48 +51,6 @@ def residual(transfer: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((out + out.T) / 2)
 
 
-def rank_measures(
-    matrices: Mapping[str, NDArray[np.float64]],
-    truth: NDArray[np.float64],
-    *,
-    seed: int = 0,
-    draws: int = _DRAWS,
-) -> dict[str, dict[str, float]]:
-    """Spearman correlation of each measure with `truth` over pairs, with a 95 % bootstrap interval over domains.
-
-    Domains, not pairs, are drawn: the pairs of one domain are not independent. A pair of a domain with its own copy
-    is left out.
-    """
-    from scipy.stats import rankdata, spearmanr
-
-    k = len(truth)
-    if k < 3:
-        raise InputError(f"{k} domains give no rank correlation over pairs; validate on at least 3.")
-    upper = np.triu_indices(k, 1)
-    rng = generator(seed, "rank measures")
-    picks = rng.integers(0, k, (draws, k))
-    out: dict[str, dict[str, float]] = {}
-    for name, matrix in matrices.items():
-        info = MEASURES.get(name)
-        if info is None or info.kind == "p-value":
-            continue
-        sign = -1.0 if info.kind == "discrepancy" else 1.0
-        value = sign * (matrix + matrix.T) / 2
-        if np.ptp(value[upper]) == 0 or np.ptp(truth[upper]) == 0:
-            continue
-        rho = float(spearmanr(value[upper], truth[upper]).statistic)
-        drawn = []
-        for pick in picks:
-            a, b = pick[upper[0]], pick[upper[1]]
-            keep = a != b
-            x, y = value[a[keep], b[keep]], truth[a[keep], b[keep]]
-            if len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0:
-                drawn.append(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
-        low, high = (float(np.quantile(drawn, q)) for q in (0.025, 0.975)) if drawn else (-1.0, 1.0)
-        out[name] = {"rho": rho, "low": min(low, rho), "high": max(high, rho), "pairs": float(len(upper[0]))}
-    return out
-
-
 def validate_measures(
     matrices: Mapping[str, NDArray[np.float64]],
     collection: Collection,
@@ -104,7 +63,7 @@ def validate_measures(
     """Train, evaluate, compare; the result goes into :attr:`Relations.validation`.
 
     Keys: `kind` ("language model", "classifier" or "embedding head"), `domains`, `transfer` (row trained, column
-    tested), `unit`, `residual`, `measures` {name: {rho, low, high, pairs}}, `best`, `advice`, `reliability`,
+    tested), `unit`, `residual`, `measures` (of :func:`rank_measures`), `best`, `advice`, `reliability`,
     `warnings`.
     """
     names = [sample.name for sample in collection.samples]
@@ -144,7 +103,7 @@ def validate_measures(
             warnings.append(f"two seeds of the validation agree at {reliability:.2f} only; raise measure.probe_steps.")
     picked = {name: matrix[np.ix_(chosen, chosen)] for name, matrix in matrices.items()}
     measures = rank_measures(picked, truth, seed=seed)
-    best, advice = _advice(measures)
+    best, advice = advise(measures)
     return {
         "kind": kind,
         "unit": unit,
@@ -157,23 +116,6 @@ def validate_measures(
         "reliability": reliability,
         "warnings": warnings,
     }
-
-
-def _advice(measures: Mapping[str, Mapping[str, float]]) -> tuple[str | None, str]:
-    sure = {name: row["rho"] for name, row in measures.items() if row["low"] > 0}
-    if not sure:
-        return (
-            None,
-            "no measure foretells the measured transfer on this data beyond chance; do not expect a plan to matter.",
-        )
-    best = max(sure, key=lambda name: sure[name])
-    parts = []
-    for kind, key in (("discrepancy", "plan.discrepancy"), ("similarity", "plan.synergy")):
-        found = {name: rho for name, rho in sure.items() if MEASURES[name].kind == kind}
-        if found:
-            name = max(found, key=lambda one: found[one])
-            parts.append(f"{key}: {name} (ρ {found[name]:.2f})")
-    return best, "on this data plan with " + " and ".join(parts) + "."
 
 
 def _classes(collection: Collection, chosen: Sequence[int] | NDArray[Any]) -> list[str]:
@@ -233,7 +175,7 @@ def _trained(
     for sample in samples:
         fit, held = _divide(len(sample.texts), settings.probe_documents)
         train_text.append(probe.rows([sample.texts[i] for i in fit]))
-        test_text.append(probe.rows([sample.texts[i] for i in held])[: 2 * _EVALUATED])
+        test_text.append(probe.rows([sample.texts[i] for i in held])[:_ROWS])
     probe.fresh(seed % 2**31)
     probe.model.eval()
     before = [probe.grade(rows, 32) for rows in test_text]

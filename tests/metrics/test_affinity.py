@@ -12,7 +12,7 @@ from kinfold.metrics import MeasureSettings, cosine_matrix, h_score, h_score_rep
 from kinfold.metrics.affinity import _auc, agreement_of, class_mean_cosine, probe_transfer, proxy_a_distance
 from kinfold.metrics.embeddings import bootstrap_weights, cosine_table
 from kinfold.metrics.gradients import affinity_from_halves, sketch
-from kinfold.metrics.validation import rank_measures, residual
+from kinfold.metrics.validation import residual
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 
@@ -198,20 +198,6 @@ def test_residuals_have_no_row_or_column_effects():
     found = residual(signal + rows[:, None] + columns[None, :])
     np.testing.assert_allclose(found, residual(signal), atol=1e-9)
     np.testing.assert_allclose(found.sum(axis=0), 0, atol=1e-9)
-
-
-def test_ranking_turns_discrepancies_round_and_covers_zero_for_noise():
-    rng = np.random.default_rng(10)
-    truth = rng.standard_normal((14, 14))
-    truth = truth + truth.T
-    noise = rng.standard_normal((14, 14))
-    found = rank_measures({"js": -truth, "cosine": truth, "jaccard": noise + noise.T, "mmd2_p": truth}, truth)
-    assert found["js"]["rho"] == pytest.approx(1)
-    assert found["cosine"]["rho"] == pytest.approx(1)
-    assert found["jaccard"]["low"] < 0 < found["jaccard"]["high"]
-    assert "mmd2_p" not in found
-    with pytest.raises(InputError, match="at least 3"):
-        rank_measures({"js": np.eye(2)}, np.eye(2))
 
 
 def test_fewer_documents_for_affinity_than_were_sampled(toy_corpora):
