@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._files import digest
+from .._progress import SILENT, Progress
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Ranks", "Trackers"]
+__all__ = ["Ranks", "Trackers", "check_trackers"]
 
 
 class Ranks:
@@ -94,41 +98,97 @@ def _launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-class Trackers:
-    """TensorBoard and W&B through Accelerate's trackers; nothing where none is asked for."""
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker whose package is missing.
 
-    def __init__(self, names: Sequence[str], folder: Path, config: dict[str, Any], *, main: bool) -> None:
-        self._trackers: list[Any] = []
+    Raises
+    ------
+    ConfigError
+        The first one that is not installed.
+    """
+    if not names:
+        return
+    from accelerate import tracking
+
+    available = {"tensorboard": tracking.is_tensorboard_available, "wandb": tracking.is_wandb_available}
+    for kind in names:
+        if not available[kind]():
+            raise ConfigError(
+                f"train.trackers: {kind} is not installed; install it (pip install 'kinfold[trackers]') or leave it "
+                "out."
+            )
+
+
+class Trackers:
+    """TensorBoard and W&B through Accelerate's trackers; nothing where none is asked for.
+
+    Opened before anything is trained, so that a missing package or login is no surprise hours later; what goes wrong
+    afterwards costs the tracker and a warning, never the run.
+
+    Parameters
+    ----------
+    names
+        "tensorboard", "wandb".
+    folder
+        Where they write.
+    config
+        Settings to show beside the curves.
+    name
+        The run's name; W&B goes on with the run of the same folder after a resume.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        folder: Path,
+        config: dict[str, Any],
+        *,
+        main: bool,
+        name: str = "run",
+        progress: Progress = SILENT,
+    ) -> None:
+        self._progress = progress
+        self._trackers: dict[str, Any] = {}
         if not (names and main):
             return
         from accelerate import tracking
 
-        from ..errors import ConfigError
-
-        for name in names:
-            kind = {"tensorboard": tracking.TensorBoardTracker, "wandb": tracking.WandBTracker}[name]
-            available = {
-                "tensorboard": tracking.is_tensorboard_available,
-                "wandb": tracking.is_wandb_available,
-            }[name]
-            if not available():
-                raise ConfigError(f"train.trackers: {name} is not installed; install it or leave it out.")
-            tracker = (
-                kind(folder.name, logging_dir=str(folder)) if kind.requires_logging_directory else kind(folder.name)
-            )
-            if hasattr(tracker, "start"):
-                tracker.start()
-            tracker.store_init_configuration(
-                {k: v for k, v in config.items() if isinstance(v, (int, float, str, bool))}
-            )
-            self._trackers.append(tracker)
+        check_trackers(names)
+        plain = {k: v for k, v in config.items() if isinstance(v, (int, float, str, bool))}
+        for kind in names:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                tracker: Any
+                if kind == "tensorboard":
+                    tracker = tracking.TensorBoardTracker("tensorboard", logging_dir=str(folder))
+                else:
+                    same = digest(str(folder.absolute()))[:16]
+                    tracker = tracking.WandBTracker("kinfold", name=name, dir=str(folder), id=same, resume="allow")
+                if hasattr(tracker, "start"):
+                    tracker.start()
+                tracker.store_init_configuration(plain)
+            except Exception as fault:  # no login, no network, a folder it cannot write: theirs to name
+                first = " ".join(str(fault).split())[:200]
+                raise ConfigError(
+                    f"train.trackers: {kind} cannot be started ({first}); mend that, or leave it out."
+                ) from fault
+            self._trackers[kind] = tracker
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Pass one step's numbers on."""
-        for tracker in self._trackers:
-            tracker.log(values, step=step)
+        for kind, tracker in list(self._trackers.items()):
+            try:
+                tracker.log(values, step=step)
+            except Exception as fault:  # a broken line to a dashboard must not cost the run
+                del self._trackers[kind]
+                first = " ".join(str(fault).split())[:200]
+                self._progress.warn(f"{kind} is logged to no more ({first}); metrics.jsonl has every step.")
 
     def close(self) -> None:
         """Flush and close."""
-        for tracker in self._trackers:
-            tracker.finish()
+        for kind, tracker in self._trackers.items():
+            try:
+                tracker.finish()
+            except Exception as fault:  # as above
+                self._progress.warn(f"{kind} could not be closed ({' '.join(str(fault).split())[:200]}).")
+        self._trackers = {}

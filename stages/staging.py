@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .bank import FrozenShared
-    from .ranks import Ranks
+    from .ranks import Ranks, Trackers
     from .session import Session
     from .step import Stepper
     from .stores import Stores
@@ -79,11 +79,10 @@ def prepared_stage(
         bank.detach()
 
 
-def train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> None:
+def train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int, trackers: Trackers) -> None:
     """Train stage number `stage` from its newest checkpoint and save it; the stages before it are on disk."""
     from .loop import StageLoop
     from .memory import estimate_phrase
-    from .ranks import Trackers
     from .scoring import score, served
 
     settings, base, heads, out = session.settings, session.base, session.heads, session.out
@@ -105,7 +104,6 @@ def train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> N
             ).mean
 
         previous = stage_record(out, stage - 1) if stage else {"log_bytes": 0}
-        trackers = Trackers(settings.trackers, out / "trackers", settings.to_dict(), main=ranks.main)
         outcome = StageLoop(
             stepper,
             settings,
@@ -119,7 +117,6 @@ def train_stage(session: Session, stores: Stores, ranks: Ranks, stage: int) -> N
             step_offset=sum(stage_record(out, t)["steps"] for t in range(stage)),
             progress=session.progress,
         ).run()
-        trackers.close()
         if ranks.main:
             schedule = stepper.schedule
             record = {

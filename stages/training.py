@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..corpora import Corpora
     from ..partition.plan import Plan
     from .dry import DryRun
+    from .evaluate import Evaluator
+    from .ranks import Ranks, Trackers
 
 __all__ = ["Session", "Stores", "open_run", "prepared_stage", "train"]
 
@@ -103,8 +105,12 @@ def train(
     TrainingError
         If training has to stop; the message names the last good checkpoint.
     """
+    from .ranks import check_trackers
+
     settings = settings or TrainSettings()
     out = Path(out)
+    if not dry_run:
+        check_trackers(settings.trackers)
     asked = required(replanner) if settings.replan and not dry_run else None
     _check(plan, corpora, settings, allow_changed=allow_changed)
     with threads(settings.threads):
@@ -121,7 +127,7 @@ def train(
 def _train(session: Session, plan: Plan, replanner: Replanner | None, *, resume: bool) -> Run:
     from .card import write_card
     from .checkpoint import clean_leftovers, disk_errors
-    from .ranks import Ranks
+    from .ranks import Ranks, Trackers
 
     out, base = session.out, session.base
     ranks = Ranks(base.device)
@@ -142,21 +148,18 @@ def _train(session: Session, plan: Plan, replanner: Replanner | None, *, resume:
         if Run(out).finished:
             session.progress.say(f"{out}: finished already.")
             return Run(out)
-        current = plan_in_use(out, plan)
-        session = session.following(current)
-        if ranks.main:
-            evaluator.measure(None)
-        stage = finished_stages(out, len(session.stages))
-        while stage < len(session.stages):
-            if replanner is not None and stage > 0:
-                current = replanned(session, current, stage - 1, replanner, ranks)
-                session = session.following(current)
-                evaluator.follow(session.stages)
-            train_stage(session, stores, ranks, stage)
-            ranks.wait()
-            if ranks.main:
-                evaluator.measure(stage)
-            stage += 1
+        trackers = Trackers(
+            session.settings.trackers,
+            out / "trackers",
+            session.settings.to_dict(),
+            main=ranks.main,
+            name=out.resolve().name,
+            progress=session.progress,
+        )
+        try:
+            session = _train_stages(session, plan, replanner, evaluator, stores, ranks, trackers)
+        finally:
+            trackers.close()
         if ranks.main:
             evaluator.follow(session.stages)
             for number in range(len(session.stages)):
@@ -171,6 +174,34 @@ def _train(session: Session, plan: Plan, replanner: Replanner | None, *, resume:
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
         ranks.wait()
     return Run(out)
+
+
+def _train_stages(
+    session: Session,
+    plan: Plan,
+    replanner: Replanner | None,
+    evaluator: Evaluator,
+    stores: Stores,
+    ranks: Ranks,
+    trackers: Trackers,
+) -> Session:
+    """Train what is not on disk yet, planning anew in between where asked; the session with the stages as trained."""
+    current = plan_in_use(session.out, plan)
+    session = session.following(current)
+    if ranks.main:
+        evaluator.measure(None)
+    stage = finished_stages(session.out, len(session.stages))
+    while stage < len(session.stages):
+        if replanner is not None and stage > 0:
+            current = replanned(session, current, stage - 1, replanner, ranks)
+            session = session.following(current)
+            evaluator.follow(session.stages)
+        train_stage(session, stores, ranks, stage, trackers)
+        ranks.wait()
+        if ranks.main:
+            evaluator.measure(stage)
+        stage += 1
+    return session
 
 
 def _export_final(session: Session) -> None:
