@@ -1,0 +1,231 @@
+"""The later sections of docs/results.md: conditions, transfer, what follows for the defaults, and the cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from _results import STORE
+from _results_data import (
+    cell_values,
+    comparison_leads,
+    correlations,
+    enough,
+    groups_mixed,
+    lambda_scan,
+    policy_lead,
+    records,
+    serving_lead,
+    stored,
+    truth_of,
+)
+from _results_words import CELLS, SETS, interval, listed, lost, number, table, than, won
+
+LAMBDAS = (0.0, 0.5, 1.0, 2.0, 5.0)
+POLICIES = ("plan by labels", "plan by text", "random", "worst by labels", "joint")
+
+
+def when_page() -> str:
+    """The map of conditions."""
+    cells = {name: cell for name in CELLS if enough(cell := stored("when", name))}
+    if not cells:
+        return ""
+    rows, said, turned = [], [], []
+    for name, cell in cells.items():
+        leads = {rival: policy_lead(cell, "plan by labels", rival) for rival in ("random", "worst by labels", "joint")}
+        text = policy_lead(cell, "plan by text", "random")
+        means = [f"{cell_values(cell, policy).mean():.3f}" for policy in POLICIES]
+        shown = [interval(lead) for lead in (*leads.values(), text)]
+        rows.append([name, *means, *shown, str(len(cell_values(cell, "random")))])
+        sentence = (
+            f"- **{name}** ({CELLS[name]}; {cell['cell']['documents']} texts a domain): planned by "
+            "label affinity it is "
+            f"{than(leads['random'], 'random groups')} and "
+            f"{than(leads['joint'], 'one stage for all')}; planned by text "
+            f"it is {than(text, 'random groups')}."
+        )
+        if cell["turned"]:
+            turned = cell["turned"]
+            mixed = [groups_mixed(cell["policies"][f"plan by {way}"], turned) for way in ("labels", "text")]
+            sentence += f" Groups that mix both conventions: {mixed[0]} by labels, {mixed[1]} by text."
+        said.append(sentence)
+    first = next(iter(cells.values()))
+    train = first["settings"]
+    head = ["cell", "plan by labels", "plan by text", "random", "worst by labels", "one stage for all"]
+    head += ["by labels − random", "by labels − worst", "by labels − one stage", "by text − random", "seeds"]
+    text_head = (
+        f"{len(first['domains'])} of the review domains ({', '.join(first['domains'])}), the same "
+        "encoder with adapters in "
+        f"its last block, rate {train['lr']:g}, steps of {train['batch_tokens']} tokens; accuracy of "
+        "the last backbone. *By "
+        "labels*: groups planned from the cosine of class-mean differences. *By text*: from JS and synergy, as by "
+        "default. *Worst*: the partition of the least label affinity. All groups of a cell are of one size. "
+    )
+    if turned:
+        text_head += f"Labels turned round, where they are: {', '.join(turned)}."
+    return "\n\n".join(["## When does a plan matter?", text_head, table(head, rows), "\n".join(said)])
+
+
+def transfer_page() -> str:
+    """What predicts transfer."""
+    parts: list[str] = []
+    for name in ("reviews", "prose"):
+        value = stored(f"transfer-{name}", "transfer")
+        if value is None:
+            continue
+        found, settings = correlations(value), value["settings"]
+        best, sure = found[0], [one for one in found if one.low > 0]
+        sentences = [
+            f"Two seeds of the trainings agree at ρ = {truth_of(value)[1]:.2f} over pairs, which bounds what a measure "
+            f"can reach. {len(sure)} of {len(found)} measures foretell transfer with an interval above 0; the best is "
+            f"{best.name} (ρ = {best.rho:.2f})."
+        ]
+        sentences += [
+            f"{one.name[0].upper()}{one.name[1:]}: ρ = {one.rho:.2f} (p = {one.p:.3f})."
+            for one in found
+            if one.name.startswith("gradient")
+        ]
+        parts += [
+            f"**{name.capitalize()}**: {value['model']}; {value['unit']}; {settings['probe_steps']} steps on at most "
+            f"{settings['probe_documents']} texts of one domain, tested on all {len(value['domains'])}.",
+            " ".join(sentences),
+            table(
+                ["measure", "Spearman ρ", "95 % over domains", "Mantel p", "split-half agreement"],
+                [
+                    [c.name, f"{c.rho:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", f"{c.p:.4f}", number(c.agreement, 2)]
+                    for c in found
+                ],
+            ),
+            "The same ρ for λ · synergy − js, both from the text alone:",
+            table(
+                ["scale", *(f"λ = {lam:g}" for lam in LAMBDAS)],
+                [[scale, *(f"{rho:+.2f}" for rho in rhos)] for scale, rhos in lambda_scan(value, LAMBDAS).items()],
+            ),
+        ]
+    if not parts:
+        return ""
+    head = "Row i of the matrix: trained on domain i alone, tested on every domain; row and column means taken out."
+    return "\n\n".join(["## What predicts transfer?", head, *parts])
+
+
+def _stages_default(leads: dict[str, Any]) -> str:
+    text = f"**Stages or one stage.** The plan's lead over one stage for all: {listed(leads)}. "
+    if len(lost(leads)) > len(won(leads)):
+        return text + (
+            "Where all domains fit into one stage and their tasks agree, one stage is the better "
+            "choice. The planner has "
+            "no budget by default, so that it is free to answer with one stage; a budget is for what one stage would "
+            "break, cannot-link for domains whose tasks contradict one another."
+        )
+    return text + "The planner has no budget by default, so that it is free to answer with one stage; that stays."
+
+
+def _serving_default(leads: dict[str, Any]) -> str:
+    text = (
+        f"**Last or own backbone.** The last one's lead over each domain's own, in the plan's runs: {listed(leads)}. "
+    )
+    if won(leads) and lost(leads):
+        return text + (
+            "The sign depends on the set, so no default serves all: every run evaluates both and its "
+            "report shows both. "
+            "The last one stays the default; where the report shows forgetting, serve the snapshot."
+        )
+    if lost(leads):
+        return (
+            text
+            + "Nowhere is the last backbone ahead beyond doubt: serve the snapshot where the report shows forgetting."
+        )
+    return text + "The last backbone stays the default."
+
+
+def _shared_default(leads: dict[str, Any]) -> str:
+    text = f"**Shared adapters.** The plan's lead over independent adapters: {listed(leads)}. "
+    if won(leads):
+        return text + f"Sharing won beyond doubt on {len(won(leads))} of {len(leads)}; shared adapters stay on."
+    return text + "Sharing won nowhere beyond doubt; it stays on because it costs less to serve, not for its gain."
+
+
+def _measure_default(name: str, value: Any) -> str:
+    ranked = correlations(value)
+    of = {one.name: one for one in ranked}
+    best, js, synergy = ranked[0], of["js"], of["synergy"]
+    inside = "within" if best.rho <= max(js.high, synergy.high) else "beyond"
+    scan = lambda_scan(value, LAMBDAS)
+    at = LAMBDAS.index(1.0)
+    sure = "both with an interval above 0" if js.low > 0 and synergy.low > 0 else "not both with an interval above 0"
+    return (
+        f"**Measures, λ and scale ({name}).** From the text alone js reaches ρ = {js.rho:.2f} with "
+        "transfer and synergy "
+        f"{synergy.rho:.2f}, {sure}; the best of all, {best.name}, reaches {best.rho:.2f}, {inside} their intervals. "
+        f"Together at λ = 1 they reach {scan['rank'][at]:.2f} by ranks and {scan['none'][at]:.2f} unscaled; for λ from "
+        f"{LAMBDAS[0]:g} to {LAMBDAS[-1]:g} ranks stay between {min(scan['rank']):.2f} and "
+        f"{max(scan['rank']):.2f}. js, "
+        "synergy, λ = 1 and ranks stay the defaults: they need neither labels nor a model."
+    )
+
+
+def _labels_default() -> str:
+    cell = stored("when", "conflict-apart")
+    if not enough(cell):
+        return ""
+    by_labels, by_text = (policy_lead(cell, f"plan by {way}", "random") for way in ("labels", "text"))
+    return (
+        "**Where there are labels.** With contradicting conventions, groups by class-mean cosine are "
+        f"{than(by_labels, 'random groups')}, groups by text {than(by_text, 'random groups')}. So with labels measure "
+        "`class_mean_cosine` and plan by it (`plan.synergy`) when it is negative for some pairs; it is not the default "
+        "because it needs labels that mean the same everywhere by name."
+    )
+
+
+def defaults() -> str:
+    """What follows for the defaults, a paragraph each."""
+    compared = {name: value for name in SETS if (value := stored(name, "compare")) is not None}
+    leads = {name: comparison_leads(value) for name, value in compared.items()}
+    parts = ["## What follows for the defaults"]
+    joint = {name: found["joint"] for name, found in leads.items() if "joint" in found}
+    serving = {name: lead for name, value in compared.items() if (lead := serving_lead(name, value, "plan"))}
+    alone = {name: found["independent"] for name, found in leads.items() if "independent" in found}
+    if joint:
+        parts.append(_stages_default(joint))
+    if serving:
+        parts.append(_serving_default(serving))
+    if alone:
+        parts.append(_shared_default(alone))
+    for name in ("reviews", "prose"):
+        value = stored(f"transfer-{name}", "transfer")
+        if value is not None:
+            parts.append(_measure_default(name, value))
+    parts.append(_labels_default())
+    return "\n\n".join(part for part in parts if part)
+
+
+def costs() -> str:
+    """How to repeat it, and what it cost."""
+    rows, machine = [], None
+    for folder in sorted(path.name for path in STORE.iterdir() if path.is_dir()):
+        held = records(folder)
+        wall = sum(record["wall_seconds"] for record in held.values())
+        cpu = sum(record.get("cpu_seconds", 0.0) for record in held.values())
+        made = [record["made"] for record in held.values()]
+        one = stored(folder, "transfer")
+        if one is not None:
+            wall, cpu, made = one["wall_seconds"], one["cpu_seconds"], [one["made"]]
+        if not made:
+            continue
+        kind, _, of = folder.partition("-")
+        script = (
+            "results_when.py" if folder == "when" else f"results_{kind}.py {of}" if of else f"results_sets.py {kind}"
+        )
+        commits = ", ".join(sorted({entry["commit"] for entry in made}))
+        rows.append([f"`benchmarks/{script}`", str(len(held) or "–"), f"{cpu:,.0f}", f"{wall:,.0f}", commits])
+        machine = made[-1]["machine"]
+    if machine is None:
+        return ""
+    text = (
+        "`python benchmarks/results.py --run` makes every run that has no record and writes this "
+        "page; each command below "
+        "makes one table and goes on where it stopped. CPU-seconds are those of one thread a process; the clock also "
+        "counts whatever else the machine was doing, which was much. "
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, torch {machine['versions']['torch']}."
+    )
+    head = ["command", "runs", "CPU-seconds", "seconds by the clock", "commit of the package"]
+    return "\n\n".join(["## Repeat it", text, table(head, rows)])

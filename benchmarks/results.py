@@ -1,0 +1,70 @@
+"""Write docs/results.md from stored records; with `--run`, make every run that has no record first.
+
+python benchmarks/results.py            (the page alone: seconds)
+python benchmarks/results.py --run      (every study, one after the other; goes on where it stopped)
+
+No sentence of the page holds a number that is not computed here, and which sentence stands there follows from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from _results_more import costs, defaults, transfer_page, when_page
+from _results_pages import opening, schedule_page, set_page
+from kinfold._files import atomic_path, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES: tuple[tuple[str, ...], ...] = (
+    ("results_sets.py", "reviews"),
+    ("results_sets.py", "prose"),
+    ("results_sets.py", "demo"),
+    ("results_schedule.py", "prose"),
+    ("results_when.py",),
+    ("results_transfer.py", "reviews"),
+    ("results_transfer.py", "prose"),
+)
+
+
+def forests() -> None:
+    """One forest plot per set."""
+    import matplotlib
+    from _results_data import stored
+    from kinfold.app.compare._views import forest
+
+    for name in ("reviews", "prose", "demo"):
+        value = stored(name, "compare")
+        if value is None:
+            continue
+        with (
+            matplotlib.rc_context({"svg.hashsalt": "kinfold", "svg.fonttype": "none"}),
+            atomic_path(ROOT / "docs" / "images" / f"results-{name}.svg") as path,
+        ):
+            forest(value).savefig(path, format="svg", metadata={"Date": None})
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [opening()]
+    parts += [set_page(name) for name in ("reviews", "prose", "demo")]
+    parts += [schedule_page(), when_page(), transfer_page(), defaults(), costs()]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", action="store_true", help="make the runs that have no record yet")
+    options = parser.parse_args()
+    if options.run:
+        for script, *words in STUDIES:
+            subprocess.run([sys.executable, str(ROOT / "benchmarks" / script), *words], check=True)
+    forests()
+    write_text(ROOT / "docs" / "results.md", page())
+    print(ROOT / "docs" / "results.md")
+
+
+if __name__ == "__main__":
+    main()
