@@ -141,14 +141,23 @@ def disk_errors(what: Path, checkpoints: Path) -> Iterator[None]:
     """Turn a full disk into one sentence that names the last good checkpoint."""
     try:
         yield
-    except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+    except Exception as fault:
+        code = _disk_code(fault)
+        if code not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
         last = Checkpoint.last_path(checkpoints)
         good = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
         raise TrainingError(
-            f"{what}: cannot be written ({os.strerror(fault.errno)}); {good}: free space and train again with --resume."
+            f"{what}: cannot be written ({os.strerror(code)}); {good}: free space and train again with --resume."
         ) from fault
+
+
+def _disk_code(fault: Exception) -> int | None:
+    """The system's error number; safetensors has it in its message only."""
+    if isinstance(fault, OSError):
+        return fault.errno
+    found = re.search(r"\(os error (\d+)\)", str(fault)) if type(fault).__name__ == "SafetensorError" else None
+    return int(found.group(1)) if found else None
 
 
 class StepLog:

@@ -57,6 +57,7 @@ class Session:
         progress: Progress = SILENT,
     ) -> Session:
         """Load the base model and decide task, labels and layout."""
+        from ._bank_sites import find_sites
         from .attention import enable_flat
         from .data import Encoder, label_sets, resolve_task
         from .heads import Heads
@@ -78,6 +79,12 @@ class Session:
         base = load_base(
             model, settings, task="classification" if kind == "classification" else "lm", labels=width, seed=seed
         )
+        find_sites(base.model, settings.lora.targets)  # a target that matches nothing is said before any work
+        if base.limit is not None and settings.max_length > base.limit:
+            progress.say(
+                f"{base.name} takes at most {base.limit} tokens: that, and not train.max_length={settings.max_length}, "
+                "is the longest sequence."
+            )
         layout: Literal["flat", "packed", "padded"] = "padded"
         if base.task == "lm":
             if settings.layout in ("auto", "flat") and not settings.compile and enable_flat(base):
