@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -104,12 +107,19 @@ def stream(megabytes: int):
                 return
 
 
-def memory_of(megabytes: int) -> float:
-    """Peak resident MB of a fresh process that counts and samples a corpus of this size."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--stream", str(megabytes)], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout.strip().splitlines()[-1])
+def memory_of(megabytes: int) -> list[object]:
+    """Size written and peak resident MB of a fresh process that reads, counts and samples a corpus of that size."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if shutil.disk_usage(folder).free < 3e6 * megabytes:
+            raise SystemExit(f"{folder}: too little room for {megabytes} MB; set TMPDIR.")
+        file = folder / "corpus.jsonl"
+        with file.open("w", encoding="utf-8") as out:
+            for text, _ in stream(megabytes):
+                out.write(json.dumps({"text": text, "split": "train"}) + "\n")
+        command = [sys.executable, __file__, "--measure", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [megabytes, file.stat().st_size / 1e6, *map(float, done.stdout.split()[-2:])]
 
 
 def main() -> None:
@@ -118,20 +128,21 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="count every n-th document only: quicker, fewer repeats")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--sizes", default="10,100,1000", help="corpus sizes in MB for --memory")
-    parser.add_argument("--stream", type=int)
+    parser.add_argument("--measure", help="used by --memory: the folder that a fresh process measures")
     options = parser.parse_args()
-    if options.stream:
-        from kinfold.metrics.counting import TokenCounter
-        from kinfold.metrics.sampling import count_stream
-        from kinfold.metrics.tokenizing import train_tokenizer
+    if options.measure:
+        from kinfold.corpora import load_corpora
+        from kinfold.metrics import MeasureSettings
+        from kinfold.metrics.collect import collect
 
-        counter = TokenCounter(train_tokenizer(texts_of_shared()[::50], 8192))
-        count_stream(stream(options.stream), counter, seed=0, max_tokens=400_000, samples=500)
-        print(peak_memory())
+        before = peak_memory()
+        collection = collect(load_corpora(options.measure), MeasureSettings(samples=500))
+        assert collection.samples[0].tokens > 0
+        print(before, peak_memory())
         return
     if options.memory:
         rows = [[size, memory_of(size)] for size in map(int, options.sizes.split(","))]
-        print(table(rows, ["corpus MB", "peak MB"]))
+        print(table(rows, ["corpus MB", "file MB", "MB before", "peak MB"]))
         record("metrics_counting_memory", {"max_tokens": 400_000}, rows, "tokenizers")
         return
     rows = speed(options.repeats, options.every)

@@ -1,6 +1,6 @@
 """Do the token measures tell the truth? Self-divergence against sample size, and ranks under tenfold size imbalance.
 
-python benchmarks/bench_metrics_quality.py
+python benchmarks/bench_metrics_quality.py [--floors]
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from _common import record, shared_data, table
 from kinfold.corpora import load_corpora
 from kinfold.metrics import MeasureSettings, halving, tokens
 from kinfold.metrics.collect import collect
-from scipy.stats import spearmanr
+from kinfold.metrics.divergence import correct
+from scipy.stats import binomtest, spearmanr, t
 
 MEASURES = ("js", "js_plugin", "jaccard", "ruzicka")
 
@@ -38,7 +39,7 @@ def measured(samples, seed, **options):
 def self_divergence(samples, draws):
     """Two disjoint document samples of one domain, as two domains: what each measure of the pair reads."""
     rows = []
-    for budget in (3_000, 10_000, 30_000):
+    for budget in (3_000, 10_000, 20_000, 40_000):
         values, plugin = [], []
         for sample in samples:
             for draw in range(draws):
@@ -55,13 +56,18 @@ def self_divergence(samples, draws):
                 found = measured(pair, draw)
                 values.append(found.js[0, 1])
                 plugin.append(found.js_plugin[0, 1])
+        size = np.abs(values)
+        within = int((size <= 0.01).sum())
+        low, high = binomtest(within, len(values)).proportion_ci()
         rows.append(
             [
                 budget,
                 len(values),
                 float(np.mean(values)),
-                float(np.quantile(np.abs(values), 0.95)),
-                float(np.max(np.abs(values))),
+                float(np.sqrt(np.mean(np.square(values)))),
+                float(np.quantile(size, 0.95)),
+                float(size.max()),
+                f"{within / len(values):.2f} ({low:.2f} to {high:.2f})",
                 float(np.mean(plugin)),
             ]
         )
@@ -76,7 +82,7 @@ def imbalance(samples, name, draws):
     sizes = np.array([sample.tokens for sample in samples])
     rows = []
     for largest in (int(np.quantile(sizes, 0.5)), 100_000):
-        scores = {label: [] for label in (*MEASURES, "js, one halving")}
+        scores = {label: [] for label in (*MEASURES, "halves")}
         for draw in range(draws):
             rng = np.random.default_rng([draw, largest])
             small = set(rng.permutation(k)[: k // 2].tolist())
@@ -86,41 +92,60 @@ def imbalance(samples, name, draws):
             found = measured(cuts, draw)
             for label in MEASURES:
                 scores[label].append(spearmanr(getattr(found, label)[upper], getattr(full, label)[upper]).statistic)
-            lowest = halving.rungs(cuts, None)[0][:1]
-            single = tokens.token_table(cuts, lowest, bootstrap=0, seed=draw, halvings=1)
-            scores["js, one halving"].append(spearmanr(single.js[upper], full.js[upper]).statistic)
-        rows.append(
-            [
-                name,
-                f"{largest:,} : {largest // 10:,}",
-                *(f"{np.mean(v):.3f} (min {np.min(v):.3f})" for v in scores.values()),
-            ]
-        )
+            # The plainer estimate: halves of the lowest rung for every pair.
+            own = np.diagonal(found.js_plugin)
+            halves = correct(found.js_plugin, (own[:, None] + own[None, :]) / 2)
+            scores["halves"].append(spearmanr(halves[upper], full.js[upper]).statistic)
+        rows.append([name, f"{largest:,} : {largest // 10:,}", *(_interval(v) for v in scores.values())])
     return rows
+
+
+def _interval(values):
+    """Mean over draws, its 95 % interval, and the smallest."""
+    half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return f"{np.mean(values):.3f} ± {half:.3f} (min {np.min(values):.3f})"
+
+
+def falls(samples, name):
+    """f(2x)/f(x) of each domain, and how it falls with the next doubling: what halving.steps takes for granted."""
+    budgets = [1250, 2500, 5000, 10_000, 20_000]
+    floors = np.full((len(samples), len(budgets)), np.nan)
+    for index, sample in enumerate(samples):
+        for place, budget in enumerate(budgets):
+            if halving.room(sample) < budget:
+                continue
+            parts = [halving.halve(sample, budget, 0, number) for number in range(16)]
+            sums = [halving.Stack([getattr(part, side) for part in parts]).sums() for side in ("first", "second")]
+            floors[index, place] = halving.own_js(*sums).mean()
+    step = floors[:, 1:] / floors[:, :-1]
+    fall = step[:, 1:] / step[:, :-1]
+    return [
+        [name, budgets[place], float(np.nanmean(fall[:, place])), float(np.nanstd(fall[:, place], ddof=1))]
+        for place in range(fall.shape[1])
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--floors", action="store_true", help="how floors fall with the budget, and nothing else")
     options = parser.parse_args()
+    data = {
+        name: collect(load_corpora(shared_data() / name), MeasureSettings(samples=2)).samples
+        for name in ("reviews", "prose")
+    }
+    if options.floors:
+        rows = [row for name, samples in data.items() for row in falls(samples, name)]
+        print(table(rows, ["data", "from tokens", "fall of the step with one doubling", "deviation over domains"]))
+        record("metrics_floors", {"halvings": 16}, rows, "tokenizers")
+        return
     found, ranks = [], []
-    for name in ("reviews", "prose"):
-        corpora = load_corpora(shared_data() / name)
-        samples = collect(corpora, MeasureSettings(samples=2)).samples
-        found += [[name, *row] for row in self_divergence(samples, 2)]
+    for name, samples in data.items():
+        found += [[name, *row] for row in self_divergence(samples, max(1, options.draws // 2))]
         ranks += imbalance(samples, name, options.draws)
-    head = [
-        "data",
-        "tokens a sample",
-        "pairs",
-        "mean js",
-        "95 % of absolute js below",
-        "largest absolute js",
-        "mean plug-in",
-    ]
-    print(table(found, head), end="\n\n")
-    head = ["data", "sizes in tokens", *MEASURES, "js, lowest rung, one halving"]
-    print(table(ranks, head))
+    head = ["data", "tokens a sample", "pairs", "mean js", "root mean square", "95 % of absolute js below", "largest"]
+    print(table(found, [*head, "share within .01", "mean plug-in"]), end="\n\n")
+    print(table(ranks, ["data", "sizes in tokens", *MEASURES, "js from halves, lowest rung"]))
     record("metrics_quality", {"draws": options.draws}, {"self": found, "imbalance": ranks}, "tokenizers")
 
 

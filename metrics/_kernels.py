@@ -51,9 +51,9 @@ def _chebyshev_fit(function: Any, low: float, high: float, degree: int) -> list[
 
 
 _LOG = [
-    _F(c) for c in _chebyshev_fit(lambda t: np.log1p(t) / (t * np.log(2)), 0.5**0.5 - 1 - 1e-9, 2**0.5 - 1 + 1.7e-9, 9)
+    _F(c) for c in _chebyshev_fit(lambda t: np.log1p(t) / (t * np.log(2)), 0.5**0.5 - 1 - 1e-9, 2**0.5 - 1 + 1.7e-9, 7)
 ]
-_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9 = _LOG
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7 = _LOG
 _EXP = [_F(c) for c in _chebyshev_fit(lambda t: np.exp2(t), -0.5, 0.5, 6)]
 _E0, _E1, _E2, _E3, _E4, _E5, _E6 = _EXP
 _OFFSET = np.int32(0x3F3504F3)  # bits of sqrt(1/2): the mantissa is taken from [sqrt(1/2), sqrt(2))
@@ -82,9 +82,7 @@ def _pair_sums(
                     raw = _bits(s + _TINY) - _OFFSET
                     power = raw >> np.int32(23)
                     t = _unbits((raw & np.int32(0x007FFFFF)) + _OFFSET) - _F(1)
-                    poly = _L9
-                    poly = poly * t + _L8
-                    poly = poly * t + _L7
+                    poly = _L7
                     poly = poly * t + _L6
                     poly = poly * t + _L5
                     poly = poly * t + _L4
