@@ -26,8 +26,8 @@ def work_folder() -> Path:
     return folder
 
 
-def commit() -> str:
-    """The commit of the package that is checked out, with a mark where a file of the package differs from it.
+def commit() -> tuple[str, list[str]]:
+    """The commit of the package that is checked out, and which of the package's files differ from it.
 
     Scripts here may be newer: what they asked for is in each record.
     """
@@ -36,17 +36,17 @@ def commit() -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False).stdout
 
-    changed = [
-        line for line in git("status", "--porcelain", "--untracked-files=no").splitlines() if "benchmarks/" not in line
-    ]
-    return git("rev-parse", "--short=12", "HEAD").strip() + ("+changes" if changed else "")
+    changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
+    return git("rev-parse", "--short=12", "HEAD").strip(), [name for name in changed if name.endswith(".py")]
 
 
 def stamp() -> dict[str, Any]:
     """When, where and from what a record was made."""
+    head, changed = commit()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": head,
+        "changed": [name for name in changed if not name.startswith(("benchmarks/", "tests/"))],
         "machine": machine(*PACKAGES),
     }
 

@@ -188,6 +188,7 @@ def run_cell(cell: Cell, model: Path) -> None:
             one("joint", (tuple(sorted(DOMAINS)),), seed)
             # After each seed, so that a run that is cut short leaves whole seeds behind.
             made = {"domains": list(DOMAINS), "turned": list(odd), "policies": planned, "runs": index, "made": stamp()}
+            keep_records("when", work)
             keep("when", cell.name, {"cell": cell.__dict__, "settings": cell.train.to_dict(), **made})
             print(cell.name, "seed", seed, flush=True)
     finally:
