@@ -298,8 +298,8 @@ def anneal(
                     improved = True
                 spent += (8.0 if trade > 0.0 else 4.0) * steps + 20.0
             if trade > 0.0:
-                for k in range(width):
-                    i = b * width + k
+                for inside in range(width):
+                    i = b * width + inside
                     if i >= n:
                         break
                     state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
@@ -326,18 +326,18 @@ def anneal(
                                 change = size - bulk[r, o]
                                 x = swap[o] if change <= there else floor
                                 swap[o] = x if -change <= below[r, o] else floor
-                    for l in range(width):
-                        peak[l] = floor
-                        arg[l] = 0
+                    for k in range(width):
+                        peak[k] = floor
+                        arg[k] = 0
                     for d in range(blocks):
                         row = np.int64((begin + np.uint64(d) * np.uint64(7)) & rows)
                         mark = np.uint32(d)
                         at = d * width
-                        for l in range(width):
-                            x = swap[at + l] + heat * noise[row, l]
-                            better = x > peak[l]
-                            arg[l] = mark if better else arg[l]
-                            peak[l] = x if better else peak[l]
+                        for k in range(width):
+                            x = swap[at + k] + heat * noise[row, k]
+                            better = x > peak[k]
+                            arg[k] = mark if better else arg[k]
+                            peak[k] = x if better else peak[k]
                     spent += steps * (14.0 + 3.0 * resources) + 20.0
                     w = 0
                     for k in range(1, width):
@@ -365,7 +365,7 @@ def anneal(
                             fits = False
                     first, second = np.uint32(a), np.uint32(c)
                     if masked and fits:
-                        clash = -2 * np.int64(conflict[i, j])
+                        clash = -2 * int(conflict[i, j])
                         for o in range(padded):
                             x = tag[o]
                             clash += conflict[i, o] * (x == second) + conflict[j, o] * (x == first)

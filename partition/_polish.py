@@ -46,15 +46,15 @@ def polish(core: Core, labels: NDArray[np.int64], *, steps: int = 200) -> tuple[
             allowed &= ((load[r][labels] - size >= lower[r][labels]) | (count[labels] == 1))[None, :]
         if (count > 0).sum() <= core.least:
             allowed &= (count[labels] > 1)[None, :]
-        c, i = np.unravel_index(int(np.where(allowed, change, -1).argmax()), change.shape)
+        c, i = divmod(int(np.where(allowed, change, -1).argmax()), n)
         if allowed[c, i] and change[c, i] > 0:
-            moved: tuple[tuple[int, int, int], ...] = ((int(i), int(labels[i]), int(c)),)
+            moved: tuple[tuple[int, int, int], ...] = ((i, int(labels[i]), c),)
         else:
             found = _best_swap(core, labels, pull, load, upper, lower, own) if bounded and n <= _PAIRS_LIMIT else None
             if found is None:
                 break
-            i, j = found
-            moved = ((i, int(labels[i]), int(labels[j])), (j, int(labels[j]), int(labels[i])))
+            one, two = found
+            moved = ((one, int(labels[one]), int(labels[two])), (two, int(labels[two]), int(labels[one])))
         for item, source, target in moved:
             pull[source] -= core.gain[item]
             pull[target] += core.gain[item]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
 
     from ._core import Core
 
-__all__ = ["RATE", "SWEEP_RATE", "Job", "Leg", "Schedule", "contract", "run_kernel"]
+__all__ = ["RATE", "SWEEP_RATE", "Job", "Leg", "Schedule", "run_kernel"]
 
 # Vector steps a second of the compiled kernel, and items a second of the fallback, on a slow core: they turn seconds
 # into work, so that the same seed and time limit give the same answer on any machine that keeps up.
 RATE = 800_000_000
 SWEEP_RATE = 15_000
 _BUCKETS = 32
-_ELITE = 12
+_ELITE = 4
 # Shares of the way from disorder to the end: most of the structure forms between the first and the last.
 _HOT, _MIDDLE, _COLD = 0.15, 0.93, 0.998
+# Rounds start from disorder or from one of the best partitions, half melted, in turn; large problems rarely gain from
+# another start. Contracting what two of the best agree on was a third kind and lost to both (docs/partition.md).
+_KINDS, _KINDS_LARGE = ("fresh", "warm"), ("fresh", "warm", "warm", "warm")
+_LARGE = 600
+# Rugged problems want many short legs from disorder, smooth ones few long ones: rounds are cut into these in turn.
+_PARTS = (1, 8)
 # All pairs are looked at in every sweep up to here; beyond, as many items a sweep try to trade.
 _TRADERS = 300
 
@@ -44,15 +50,13 @@ class Leg:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A leg on a (contracted) core; `into` is the item each item of the original core went into."""
+    """What a worker does in a round: `parts` legs of one kind, from `start`, that share the work."""
 
-    core: Core
-    packed: Packed | None
-    into: NDArray[np.int64]
     start: NDArray[np.int64]
     kind: str
     work: float
     seed: int
+    parts: int
 
 
 def run_kernel(
@@ -90,26 +94,6 @@ def run_kernel(
     return best, record, float(value)
 
 
-def contract(core: Core, groups: NDArray[np.int64]) -> Core:
-    """The core whose items are `groups` of this one's items, which must not conflict among themselves."""
-    n = int(groups.max()) + 1
-    member = np.zeros((n, core.n))
-    member[groups, np.arange(core.n)] = 1.0
-    # Whole numbers below 2^53: exact in floats, and a matrix product of floats is fast.
-    gain = np.rint(member @ core.gain.astype(np.float64) @ member.T).astype(np.int64)
-    inner = int(np.trace(gain)) // 2
-    np.fill_diagonal(gain, 0)
-    return replace(
-        core,
-        gain=np.ascontiguousarray(gain),
-        base=core.base + inner,
-        sizes=np.rint(core.sizes @ member.T).astype(np.int64),
-        conflict=(member @ core.conflict.astype(np.float64) @ member.T) > 0,
-        most=core.most if core.labelled else min(core.most, n),
-        group=groups[core.group],
-    )
-
-
 class Schedule:
     """Plans the jobs of each round and runs them; `stop` rings in the kernels when the time is up."""
 
@@ -141,23 +125,17 @@ class Schedule:
         if self.packed is None:
             return max(20.0 * self.core.n, min(budget / 4, 40.0 * self.core.n * (1 + number)))
         base = 200.0 * self.sweep(stages)
-        return min(max(base, budget / 8), base * 2.0 ** min(number, 40))
+        return min(max(base, budget / 12), base * 2.0 ** min(number, 40))
 
     def job(self, labels: list[NDArray[np.int64]], number: int, worker: int, work: float) -> Job:
         """What a worker does in a round, given the best partitions so far (best first)."""
-        core = self.core
         seed = derive_seed(self.seed, "heuristic", number, worker)
-        rng = generator(seed, "contract")
-        whole = np.arange(core.n)
-        kind = "wide" if self.ladder is None else ("fresh", "fresh", "warm", "joint")[(number + worker) % 4]
-        if kind == "joint" and len(labels) > 2:
-            picks = rng.choice(min(_ELITE, len(labels)), size=2, replace=False)
-            joint = canonical(labels[picks[0]] * (core.n + 1) + labels[picks[1]])
-            if joint.max() + 1 < core.n:
-                _, first = np.unique(joint, return_index=True)
-                return Job(contract(core, joint), None, joint, labels[picks[0]][first], kind, work, seed)
-        start = labels[int(rng.integers(min(4, len(labels))))]
-        return Job(core, self.packed, whole, start, "fresh" if kind == "joint" else kind, work, seed)
+        rng = generator(seed, "elite")
+        kinds = _KINDS_LARGE if self.core.n > _LARGE else _KINDS
+        kind = "wide" if self.ladder is None else kinds[(number + worker) % len(kinds)]
+        start = labels[int(rng.integers(min(_ELITE, len(labels))))]
+        parts = _PARTS[number // len(kinds) % len(_PARTS)] if kind == "fresh" else 1
+        return Job(start, kind, work, seed, parts)
 
     def run(self, job: Job, deadline: float) -> tuple[NDArray[np.int64], int, NDArray[np.float64] | None]:
         """Labels of the original items, their scaled value, and the record of a wide leg."""
@@ -165,30 +143,32 @@ class Schedule:
             from ._heatbath import heat_bath
 
             rng = generator(job.seed, "heat bath")
-            sweeps = max(10, int(job.work) // job.core.n)
-            found, _ = heat_bath(job.core, job.start, 3.0 * self.unit, 0.1 * self.unit, sweeps, rng, deadline)
-            return found[job.into], self.core.value(found[job.into]), None
-        packed = pack(job.core) if job.packed is None else job.packed
-        found, record, _ = run_kernel(packed, job.start, self._leg(job, packed), job.seed, self.stop)
-        labels = found[job.into]
-        return labels, self.core.value(labels), record if job.kind == "wide" else None
+            sweeps = max(10, int(job.work) // self.core.n)
+            found, value = heat_bath(self.core, job.start, 3.0 * self.unit, 0.1 * self.unit, sweeps, rng, deadline)
+            return found, value, None
+        labels, value, record = job.start, self.core.value(job.start), None
+        for part in range(job.parts):
+            leg = self._leg(job.kind, job.work / job.parts)
+            found, record, _ = run_kernel(self.packed, job.start, leg, derive_seed(job.seed, part), self.stop)
+            reached = self.core.value(found)
+            if reached > value or part == 0:
+                labels, value = found, reached
+            if self.stop[0]:
+                break
+        return labels, value, record if job.kind == "wide" else None
 
-    def _leg(self, job: Job, packed: Packed) -> Leg:
-        if job.kind == "wide" or self.ladder is None:
-            return Leg(packed.unit * max(8.0, 0.5 * np.sqrt(job.core.n)), packed.unit / 50.0, job.work)
+    def _leg(self, kind: str, work: float) -> Leg:
+        assert self.packed is not None
+        if kind == "wide" or self.ladder is None:
+            return Leg(self.packed.unit * max(8.0, 0.5 * np.sqrt(self.core.n)), self.packed.unit / 50.0, work)
         hot, middle, cold = self.ladder
-        if job.packed is None:
-            # Packed anew, in units of its own.
-            assert self.packed is not None
-            ratio = packed.shrink / self.packed.shrink
-            hot, middle, cold = hot * ratio, middle * ratio, cold * ratio
-        return Leg(hot if job.kind == "fresh" else middle, cold, job.work)
+        return Leg(hot if kind == "fresh" else max(middle, 1.2 * cold), cold, work)
 
     def learn(self, record: NDArray[np.float64]) -> None:
         """Read the temperatures off a wide leg: where structure begins to form, is there in outline, is there."""
         if self.packed is None or self.ladder is not None:
             return
-        wide = self._leg(Job(self.core, self.packed, self.core.group, self.core.group, "wide", 1.0, 0), self.packed)
+        wide = self._leg("wide", 1.0)
         seen = np.flatnonzero(record[:, 0] > 0)
         if not len(seen):
             return

@@ -1,4 +1,4 @@
-"""The anytime heuristic: annealing restarts in parallel, contraction of what the best agree on, hard masks."""
+"""The anytime heuristic: annealing from disorder and from the best so far, in parallel; hard masks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .._seeding import generator
 from ._core import Core
 from ._jit import have_compiler
 from ._pack import pack
-from ._rounds import RATE, SWEEP_RATE, Leg, Schedule, contract, run_kernel
+from ._rounds import RATE, SWEEP_RATE, Leg, Schedule, run_kernel
 from ._start import feasible_start
 from .solution import canonical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Pool", "contract", "search"]
+__all__ = ["Pool", "search"]
 
 
 @dataclass
