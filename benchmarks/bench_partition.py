@@ -5,7 +5,9 @@
     python benchmarks/bench_partition.py random --sizes 28 40 --runs 10
     python benchmarks/bench_partition.py primal --sizes 40 60 80 --runs 20
     python benchmarks/bench_partition.py large --sizes 1000
+    python benchmarks/bench_partition.py family --family ranreal --sizes 240 --runs 3 --seconds 10
 
+`public --method heuristic` measures the answer alone, `family` compares short with long runs on generated instances.
 Each prints a table and appends a JSON record to benchmarks/records/partition.jsonl.
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _partition_families import make
 from _partition_instances import Instance, planning, public, random_weights
 from kinfold.errors import KinfoldError
 from kinfold.partition import solve
@@ -39,13 +42,13 @@ def percent(value: float, best: float) -> str:
     return f"{100 * (best - value) / abs(best):.3f}" if np.isfinite(value) else "-"
 
 
-def bench_public(instances: list[Instance], seconds: float, workers: int) -> list[dict[str, Any]]:
+def bench_public(instances: list[Instance], seconds: float, workers: int, method: str) -> list[dict[str, Any]]:
     """One run an instance; the incumbent at 1 s, 10 s and the end, the certificate, and every peer."""
     head = ["instance", "best known", "1 s", "10 s", "end", "bound gap %", "seconds", "status", *PEERS]
     print(" | ".join(head))
     rows = []
     for one in instances:
-        answer = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers, seed=1)
+        answer = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers, seed=1, method=method)
         best = one.best_known if one.best_known is not None else answer.objective
         peers: dict[str, float | None] = {}
         for name in PEERS:
@@ -55,6 +58,7 @@ def bench_public(instances: list[Instance], seconds: float, workers: int) -> lis
                 peers[name] = None
         row = {
             "instance": one.name,
+            "method": method,
             "best_known": best,
             "at_1s": at(answer.trace, 1.0),
             "at_10s": at(answer.trace, 10.0),
@@ -117,6 +121,24 @@ def bench_primal(sizes: list[int], runs: int, workers: int) -> list[dict[str, An
     return rows
 
 
+def bench_family(family: str, sizes: list[int], runs: int, seconds: float, workers: int) -> list[dict[str, Any]]:
+    """Per cent below the best of one long run (three times `seconds`) after 1 s and at the end, other seeds each."""
+    rows = []
+    print("instance | best | 1 s | end")
+    for n in sizes:
+        for run in range(runs):
+            one = make(family, n, run)
+            long = solve(one.gain, **one.arguments, time_limit=3 * seconds, workers=workers, method="heuristic", seed=9)
+            short = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers, method="heuristic", seed=1)
+            best = max(long.objective, short.objective)
+            row = {"instance": one.name, "best": best, "at_1s": at(short.trace, 1.0), "objective": short.objective}
+            rows.append(row)
+            print(
+                f"{one.name} | {best:g} | {percent(row['at_1s'], best)} | {percent(short.objective, best)}", flush=True
+            )
+    return rows
+
+
 def bench_large(sizes: list[int], seconds: float, workers: int) -> list[dict[str, Any]]:
     """Seconds, peak memory and the lead over the best peer."""
     rows = []
@@ -138,9 +160,11 @@ def bench_large(sizes: list[int], seconds: float, workers: int) -> list[dict[str
 def main() -> None:
     """Run one benchmark and record it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["public", "planning", "random", "primal", "large"])
+    parser.add_argument("which", choices=["public", "planning", "random", "primal", "large", "family"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/partition"))
-    parser.add_argument("--only", default="", help="part of an instance's name")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of instances' names")
+    parser.add_argument("--method", default="auto", help="of solve, for public")
+    parser.add_argument("--family", default="rand", help="of the generated instances (_partition_families.py)")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--sizes", type=int, nargs="+", default=[60])
     parser.add_argument("--runs", type=int, default=10)
@@ -151,14 +175,16 @@ def main() -> None:
     warm = planning(20, 0)
     solve(warm.gain, **warm.arguments, time_limit=5)
     if given.which == "public":
-        chosen = [one for one in public(given.data) if given.only in one.name]
-        rows = bench_public(chosen, given.seconds, given.workers)
+        chosen = [one for one in public(given.data) if any(part in one.name for part in given.only)]
+        rows = bench_public(chosen, given.seconds, given.workers, given.method)
     elif given.which == "planning":
         rows = bench_proofs(planning, given.sizes, given.runs, given.seconds, given.workers)
     elif given.which == "random":
         rows = bench_proofs(random_weights, given.sizes, given.runs, given.seconds, given.workers)
     elif given.which == "primal":
         rows = bench_primal(given.sizes, given.runs, given.workers)
+    elif given.which == "family":
+        rows = bench_family(given.family, given.sizes, given.runs, given.seconds, given.workers)
     else:
         rows = bench_large(given.sizes, given.seconds, given.workers)
     record = {
