@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from ..metrics.relations import Relations
     from .settings import PlanSettings
 
-__all__ = ["Expectation", "expectation", "lead"]
+__all__ = ["Expectation", "contradiction_warning", "expectation", "lead"]
 
+# Class-mean cosines of domains with one label convention lay above +0.3 on real reviews, those of opposite conventions
+# below -0.3 (docs/results.md); unrelated tasks lie about 0.
+_OPPOSITE = -0.2
 _LEAST_DRAWS = 3
 _MOST_DRAWS = 30
 _STARTS = 3
@@ -110,6 +113,33 @@ def expectation(
     assert noise is not None  # both choices name a measure
     found = [_best(one, labels, generator(seed, "expectation", number)) for number, one in enumerate(noise)]
     return Expectation(lead(gain, labels), float(np.mean(found)), float(np.std(found, ddof=1)), len(found))
+
+
+def contradiction_warning(labels: NDArray[np.int64], relations: Relations) -> str | None:
+    """Name the domains that share a stage though the same labels mean opposite things in them.
+
+    No measure of the text sees that; the cosine of class-mean differences does, where it was measured and its two
+    halves agree. None where it was not, or no such pair shares a stage.
+    """
+    name = "class_mean_cosine"
+    if name not in relations.names or not relations.agreement.get(name, {}).get("usable", False):
+        return None
+    cosine = np.asarray(relations.matrix(name), dtype=np.float64)
+    k = len(labels)
+    pairs = [
+        (float(cosine[i, j]), relations.domains[i], relations.domains[j])
+        for i in range(k)
+        for j in range(i + 1, k)
+        if labels[i] == labels[j] and cosine[i, j] < _OPPOSITE
+    ]
+    if not pairs:
+        return None
+    worst, first, second = min(pairs)
+    return (
+        f"Labels contradict in {len(pairs)} pair(s) that share a stage, most of all {first} and {second} "
+        f"(class-mean cosine {worst:.2f}): the same label means opposite things there, which no measure of the text "
+        "sees; plan by class_mean_cosine (plan.synergy and plan.discrepancy), or name the pairs in plan.cannot_link."
+    )
 
 
 def lead(gain: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

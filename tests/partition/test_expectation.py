@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinfold.metrics.relations import Relations
 from kinfold.partition import PlanSettings, make_plan
-from kinfold.partition.expectation import Expectation, _exchanged, expectation, lead
+from kinfold.partition.expectation import Expectation, _exchanged, contradiction_warning, expectation, lead
 
 PLAIN = PlanSettings(budget={"domains": 3}, bootstrap=0, phase=0, compare=False, workers=1, time_limit=5)
 
@@ -76,6 +76,26 @@ def test_nothing_is_said_where_nothing_can_be_exchanged(relations) -> None:
     assert expectation(np.arange(k), relations, PLAIN) is None
     bare = replace(relations, replicates={})
     assert expectation(np.arange(k) // 2, bare, PLAIN) is None
+
+
+def test_contradicting_labels_in_one_stage_are_named(relations) -> None:
+    k = len(relations.domains)
+    side = np.where(np.arange(k) % 2 == 0, 1.0, -1.0)
+    cosine = 0.6 * np.outer(side, side)
+    np.fill_diagonal(cosine, 1.0)
+    cosine[0, 3] = cosine[3, 0] = -0.9
+    agreement = {"class_mean_cosine": {"split_half": 0.9, "usable": True, "why": ""}}
+    known = replace(relations, matrices={**relations.matrices, "class_mean_cosine": cosine}, agreement=agreement)
+    together = np.zeros(k, dtype=np.int64)
+    said = contradiction_warning(together, known)
+    assert said is not None
+    assert "d00 and d03 (class-mean cosine -0.90)" in said
+    assert f"{(k // 2) * (k - k // 2)} pair(s)" in said
+    # Apart by convention, unknown, or not to be trusted: nothing to say.
+    assert contradiction_warning((side < 0).astype(np.int64), known) is None
+    assert contradiction_warning(together, relations) is None
+    unsure = {"class_mean_cosine": {"split_half": 0.1, "usable": False, "why": "noise"}}
+    assert contradiction_warning(together, replace(known, agreement=unsure)) is None
 
 
 def test_the_sentence_names_the_numbers() -> None:
