@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from kinfold.corpora import load_corpora
 from kinfold.errors import ConfigError, RunError
 from kinfold.partition.plan import Plan
 from kinfold.stages import LoraSpec, Run, TrainSettings, export_run, train
+from kinfold.stages.export import _check
 from kinfold.stages.router import Router
 
 PLAN = Plan(stages=(("garden", "kitchen"), ("engine",)), domains=("engine", "garden", "kitchen"))
@@ -74,6 +76,41 @@ def test_a_vllm_bundle_says_how_to_serve_it(run: Run, tmp_path: Path) -> None:
     assert "--max-lora-rank 16" in result.flags
     assert f"'engine={tmp_path}/a bundle/adapters/engine'" in result.flags
     assert (tmp_path / "a bundle" / "serve.sh").read_text().endswith(f"exec {result.flags}\n")
+
+
+def test_a_vllm_bundle_holds_what_vllm_accepts(run: Run, tmp_path: Path) -> None:
+    """The rules of vLLM's own adapter check (`PEFTHelper` and `MaxLoRARanks`, 2026), applied to what we write."""
+    import shlex
+
+    from safetensors import safe_open
+
+    result = export_run(run, tmp_path / "bundle", form="vllm")
+    words = shlex.split(result.flags)
+    most = int(words[words.index("--max-lora-rank") + 1])
+    assert most in (1, 8, 16, 32, 64, 128, 256, 320, 512)
+    assert words[:2] == ["vllm", "serve"]
+    assert "--enable-lora" in words
+    modules = dict(word.split("=", 1) for word in words[words.index("--lora-modules") + 1 :])
+    assert set(modules) == {"engine", "garden", "kitchen"}
+    assert int(words[words.index("--max-cpu-loras") + 1]) >= int(words[words.index("--max-loras") + 1]) >= 1
+    for folder in map(Path, modules.values()):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert 0 < config["r"] <= most
+        assert isinstance(config["lora_alpha"], int)
+        assert config["target_modules"]
+        assert config["bias"] == "none"
+        assert config["init_lora_weights"] is True
+        for refused in ("modules_to_save", "use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication"):
+            assert not config.get(refused)
+        with safe_open(folder / "adapter_model.safetensors", framework="np") as file:
+            names = list(file.keys())
+            for name in names:
+                assert name.startswith("base_model.model.model.layers.")
+                assert name.endswith((".lora_A.weight", ".lora_B.weight"))
+                shape = file.get_slice(name).get_shape()
+                assert shape[0 if ".lora_A." in name else 1] == config["r"]
+    with pytest.raises(ConfigError, match="classification head"):
+        _check(run, tmp_path / "x", "vllm", ("engine",), None, "classification")
 
 
 def test_what_cannot_be_exported(run: Run, tmp_path: Path) -> None:
