@@ -176,6 +176,31 @@ def _labels_default() -> str:
     )
 
 
+def _warning_default(compared: dict[str, Any]) -> str:
+    """What the planner's own expectation says, and what came of it."""
+    said = {name: value["expectation"] for name, value in compared.items() if value.get("expectation")}
+    known = {name: lead for name in said if (lead := comparison_leads(compared[name]).get("random"))}
+    if not known:
+        return ""
+    sure = [name for name in known if said[name]["matters"]]
+    kept = [name for name in sure if known[name].low > 0]
+    text = (
+        "**What `kinfold plan` warns of.** It compares its lead over random groups with what a search finds in "
+        f"resampling noise, and warns where it is no larger. On {len(sure)} of {len(known)} sets here "
+        "the lead was beyond "
+        f"noise; on {len(kept)} of those training then showed the plan ahead of random groups beyond doubt."
+    )
+    if len(kept) < len(sure):
+        text += " So a lead beyond noise is needed for a plan to matter, and not enough."
+    cell = stored("when", "conflict-apart")
+    if enough(cell) and policy_lead(cell, "plan by labels", "random").low > 0:
+        text += (
+            " It also names contradicting labels inside a stage where `class_mean_cosine` was measured: under that "
+            "condition groups made a difference here."
+        )
+    return text
+
+
 def defaults() -> str:
     """What follows for the defaults, a paragraph each."""
     compared = {name: value for name in SETS if (value := stored(name, "compare")) is not None}
@@ -194,13 +219,14 @@ def defaults() -> str:
         value = stored(f"transfer-{name}", "transfer")
         if value is not None:
             parts.append(_measure_default(name, value))
-    parts.append(_labels_default())
+    parts += [_labels_default(), _warning_default(compared)]
     return "\n\n".join(part for part in parts if part)
 
 
 def costs() -> str:
     """How to repeat it, and what it cost."""
     rows, machine = [], None
+    changed: set[str] = set()
     for folder in sorted(path.name for path in STORE.iterdir() if path.is_dir()):
         held = records(folder)
         wall = sum(record["wall_seconds"] for record in held.values())
@@ -212,11 +238,16 @@ def costs() -> str:
         if not made:
             continue
         kind, _, of = folder.partition("-")
-        script = (
-            "results_when.py" if folder == "when" else f"results_{kind}.py {of}" if of else f"results_sets.py {kind}"
+        script = f"results_sets.py {folder}"
+        if folder == "when":
+            script = "results_when.py"
+        elif kind in ("transfer", "schedule"):
+            script = f"results_{kind}.py {of}"
+        commits = sorted({entry["commit"].removesuffix("+changes") for entry in made})
+        changed |= {name for entry in made for name in entry.get("changed", ())}
+        rows.append(
+            [f"`benchmarks/{script}`", str(len(held) or "–"), f"{cpu:,.0f}", f"{wall:,.0f}", ", ".join(commits)]
         )
-        commits = ", ".join(sorted({entry["commit"] for entry in made}))
-        rows.append([f"`benchmarks/{script}`", str(len(held) or "–"), f"{cpu:,.0f}", f"{wall:,.0f}", commits])
         machine = made[-1]["machine"]
     if machine is None:
         return ""
@@ -227,5 +258,7 @@ def costs() -> str:
         "counts whatever else the machine was doing, which was much. "
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, torch {machine['versions']['torch']}."
     )
+    if changed:
+        text += f" Beyond the commit named, some runs were made with changes in {', '.join(sorted(changed))}."
     head = ["command", "runs", "CPU-seconds", "seconds by the clock", "commit of the package"]
     return "\n\n".join(["## Repeat it", text, table(head, rows)])

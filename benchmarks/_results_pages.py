@@ -98,7 +98,11 @@ def set_page(name: str) -> str:
         "else is the last one.",
     ]
     if classes:
-        setting.append("Adapters sit in the encoder's last two blocks; what lies below is computed once for each text.")
+        blocks = len({target.split(".")[2] for target in train["lora"]["targets"] if target.startswith("encoder.")})
+        setting.append(
+            f"Adapters sit in the encoder's last {'block' if blocks == 1 else f'{blocks} blocks'} and its pooler; what "
+            "lies below is computed once for each text."
+        )
     others = [
         against(value, r, leads[r]) for r in ("single-linkage", "discrepancy-only", "one-per-domain") if r in leads
     ]
@@ -113,7 +117,7 @@ def set_page(name: str) -> str:
         " ".join(others),
         f"Not run here, for time: {', '.join(missing)}." if missing else "",
         _expected(value.get("expectation")),
-        _beside_the_papers(value) if classes else "",
+        _beside_the_papers(value) if name == "reviews" else "",
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -9,6 +9,7 @@ from _results_data import Lead
 
 SETS = {
     "reviews": "Reviews: sentiment in sixteen domains, a pretrained encoder",
+    "reviews-short": "The same reviews, trained for a short time",
     "prose": "Prose: ten domains, next-token prediction, a small language model",
     "demo": "The demo's corpora: nine domains, next-token prediction, the same small model",
 }

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from _results_more import costs, defaults, transfer_page, when_page
 from _results_pages import opening, schedule_page, set_page
+from _results_words import SETS
 from kinfold._files import atomic_path, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES: tuple[tuple[str, ...], ...] = (
     ("results_sets.py", "reviews"),
+    ("results_sets.py", "reviews-short"),
     ("results_sets.py", "prose"),
     ("results_sets.py", "demo"),
     ("results_schedule.py", "prose"),
@@ -35,7 +37,7 @@ def forests() -> None:
     from _results_data import stored
     from kinfold.app.compare._views import forest
 
-    for name in ("reviews", "prose", "demo"):
+    for name in SETS:
         value = stored(name, "compare")
         if value is None:
             continue
@@ -49,7 +51,7 @@ def forests() -> None:
 def page() -> str:
     """The whole page."""
     parts = [opening()]
-    parts += [set_page(name) for name in ("reviews", "prose", "demo")]
+    parts += [set_page(name) for name in SETS]
     parts += [schedule_page(), when_page(), transfer_page(), defaults(), costs()]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 

@@ -36,7 +36,7 @@ MEASURES = (
     "discrepancy",
 )
 PROBES: dict[str, dict[str, Any]] = {
-    "reviews": {"samples": 220, "probe_documents": 150, "probe_steps": 40, "max_length": 48},
+    "reviews": {"samples": 160, "probe_documents": 110, "probe_steps": 30, "max_length": 48},
     "prose": {"samples": 120, "probe_documents": 60, "probe_steps": 40, "max_length": 128},
 }
 
@@ -119,7 +119,7 @@ def main() -> None:
         matrices = _matrices(relations, " (model's embedding)")
         agreement = dict(relations.agreement)
         plain = measure(
-            corpora, tokenizer=model, settings=MeasureSettings(**(common | {"samples": 220, "measures": MEASURES}))
+            corpora, tokenizer=model, settings=MeasureSettings(**(common | {"samples": 160, "measures": MEASURES}))
         )
         matrices |= _matrices(plain)
         if labelled:

@@ -216,7 +216,7 @@ def _warnings(rows: Sequence[Mapping[str, Any]], settings: CompareSettings, doma
     costs = [row["cost"]["tokens"] for row in rows if "cost" in row]
     if costs and max(costs) > 1.02 * min(costs):
         found.append(
-            f"Tokens differ by {max(costs) / min(costs) - 1:.1%} between methods, since every stage ends with a whole "
-            "step; a smaller train.batch_tokens brings them together."
+            f"Tokens differ by {max(costs) / min(costs) - 1:.1%} between methods, since documents are never cut at the "
+            "end of a step; a larger train.batch_tokens or a smaller train.max_length brings them together."
         )
     return found
