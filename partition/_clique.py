@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._cpsat import run_cp_sat
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ._clock import Clock
     from ._core import Core
 
 __all__ = ["CliqueResult", "clique", "feasibility"]
@@ -27,11 +30,10 @@ CliqueResult = tuple["NDArray[np.int64] | None", float, str, float]
 def clique(
     core: Core,
     *,
-    seconds: float,
+    clock: Clock,
     seed: int = 0,
     workers: int = 1,
     hint: NDArray[np.int64] | None = None,
-    deterministic: bool = False,
     on_solution: Callable[[float, float], None] | None = None,
 ) -> CliqueResult:
     """Maximise by CP-SAT.
@@ -63,16 +65,8 @@ def clique(
     )
     if hint is not None:
         _hint(model, core, together, where, hint)
-    solver = cp_model.CpSolver()
-    solver.parameters.random_seed = seed % (2**31)
-    solver.parameters.num_workers = workers
-    if deterministic:
-        solver.parameters.num_workers = 1
-        solver.parameters.max_deterministic_time = seconds
-    else:
-        solver.parameters.max_time_in_seconds = max(0.01, seconds)
     callback = _Callback(on_solution, unit, core.base) if on_solution is not None else None
-    status = solver.solve(model, callback) if callback is not None else solver.solve(model)
+    solver, status = run_cp_sat(model, clock, seed=seed, workers=workers, callback=callback)
     if status == cp_model.INFEASIBLE:
         return None, -np.inf, "infeasible", 0.0
     # Rounding a coefficient errs by half a unit; a partition has at most all pairs and all stages.
@@ -92,7 +86,7 @@ def clique(
     return labels, bound, "optimal" if status == cp_model.OPTIMAL else "feasible", 2 * error
 
 
-def feasibility(core: Core, *, seconds: float, seed: int = 0, workers: int = 1) -> CliqueResult:
+def feasibility(core: Core, *, clock: Clock, seed: int = 0, workers: int = 1) -> CliqueResult:
     """Any feasible partition: the assignment form with as many stages as are allowed; status as in :func:`clique`."""
     from ortools.sat.python import cp_model
 
@@ -118,11 +112,7 @@ def feasibility(core: Core, *, seconds: float, seed: int = 0, workers: int = 1) 
         for t in range(m):
             model.add_at_most_one(x[int(i), t], x[int(j), t])
     model.add(sum(used) >= core.least)
-    solver = cp_model.CpSolver()
-    solver.parameters.random_seed = seed % (2**31)
-    solver.parameters.num_workers = workers
-    solver.parameters.max_time_in_seconds = max(0.01, seconds)
-    status = solver.solve(model)
+    solver, status = run_cp_sat(model, clock, seed=seed, workers=workers)
     if status == cp_model.INFEASIBLE:
         return None, -np.inf, "infeasible", 0.0
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

@@ -1,22 +1,23 @@
 """Column generation over stages: a set-partitioning linear programme, priced exactly, cut and made whole.
 
 max Σ v_c x_c, every item in one stage, least ≤ Σ x_c ≤ most. Clusters of good heuristic partitions are the first
-columns; duals are smoothed towards those of the best bound (Wentges); pricing is local search first, branch and
-bound when that finds nothing. Every bound comes from whole-number duals and a completed search, so it is safe
-against rounding in the linear programme. When the bound does not meet the incumbent, every stage whose reduced cost
-leaves room for a better plan is enumerated and CP-SAT picks among them; where they are too many, subset-row cuts
-(of any three items, at most one stage holds two) lower the bound first, priced within the same search.
+columns; pricing is local search while that finds anything, then branch and bound, which only has to show that no
+stage is worth more than what can still matter: a fraction of the gap. Every bound comes from whole-number duals and
+a safe bound on the search, so it holds whatever the linear programme's rounding. When the bound does not meet the
+incumbent, every stage whose reduced cost leaves room for a better plan is enumerated and CP-SAT picks among them;
+where they are too many, subset-row cuts (of any three items, at most one stage holds two) lower the bound first,
+priced within the same search.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._clock import Clock, forever
 from ._pricer import Pricer
 from ._stagepool import StagePool, separate
 
@@ -31,6 +32,9 @@ _BITS = 38
 # Stages enumerated within the gap before cuts are tried instead; with the time nearly up, more are risked.
 _POOL = 60_000
 _POOL_LAST = 400_000
+# A search for stages may leave this share of the gap unexamined (a stage), and begins with so many nodes.
+_LOOSE = 0.01
+_NODES = 300_000
 
 Duals = tuple["NDArray[np.float64]", float, "NDArray[np.float64]"]
 Report = Callable[["NDArray[np.int64] | None", int, float], None]
@@ -38,9 +42,9 @@ Report = Callable[["NDArray[np.int64] | None", int, float], None]
 
 @dataclass
 class ColumnResult:
-    """Best labels, their scaled value, a safe upper bound on the scaled objective, and what happened."""
+    """Better labels than there were or None, the best scaled value, an upper bound, and what happened."""
 
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
     value: int
     bound: float
     note: str
@@ -53,6 +57,8 @@ class Master:
         from ortools.linear_solver import pywraplp
 
         self.solver = pywraplp.Solver.CreateSolver("GLOP")
+        # Presolving would throw the last basis away, which stays primal feasible as columns come.
+        self.solver.SetSolverSpecificParametersAsString("use_preprocessing: false")
         self.infinity = self.solver.infinity()
         self.unit = float(max(1, np.abs(core.gain).max(initial=1)))
         self.rows = [self.solver.Constraint(1.0, 1.0) for _ in range(core.n)]
@@ -61,6 +67,12 @@ class Master:
         self.objective = self.solver.Objective()
         self.objective.SetMaximization()
         self.variables: list[Any] = []
+        # Dear slack on every row, so that there is a solution before the columns at hand make one.
+        for row in [*self.rows, self.count]:
+            for sign in (1.0, -1.0):
+                slack = self.solver.NumVar(0.0, self.infinity, "")
+                row.SetCoefficient(slack, sign)
+                self.objective.SetCoefficient(slack, -float(core.n))
 
     def add(self, members: NDArray[np.bool_], value: float, pays: NDArray[np.float64]) -> None:
         """One stage as a column; `pays` marks the cuts it counts in."""
@@ -80,10 +92,13 @@ class Master:
             row.SetCoefficient(self.variables[int(c)], 1.0)
         self.cuts.append(row)
 
-    def solve(self, seconds: float) -> tuple[float, Duals] | None:
+    def solve(self, clock: Clock) -> tuple[float, Duals] | None:
         """Objective and whole-number duals (items, number of stages, cuts), scaled; None when it fails."""
-        self.solver.SetTimeLimit(max(1, int(1000 * seconds)))
-        if self.solver.Solve() != self.solver.OPTIMAL:
+        if not clock.deterministic and np.isfinite(clock.left()):
+            self.solver.SetTimeLimit(max(1, int(1000 * clock.left())))
+        status = self.solver.Solve()
+        clock.pivots(self.solver.iterations(), self.solver.NumConstraints(), len(self.variables))
+        if status != self.solver.OPTIMAL:
             return None
         dual = np.rint(np.array([row.dual_value() for row in self.rows]) * self.unit)
         prices = np.rint(np.maximum(0.0, np.array([row.dual_value() for row in self.cuts])) * self.unit)
@@ -103,9 +118,9 @@ class _Generation:
     def __init__(
         self,
         core: Core,
-        incumbent: NDArray[np.int64],
+        value: int,
         partitions: list[NDArray[np.int64]],
-        deadline: float,
+        clock: Clock,
         seed: int,
         workers: int,
         report: Report,
@@ -121,25 +136,21 @@ class _Generation:
             scale=core.scale * self.step,
         )
         self.floats = self.core.gain.astype(np.float64)
-        self.deadline = deadline
+        self.clock = clock
         self.seed = seed
         self.workers = workers
         self.report = report
-        self.pricer = Pricer(self.core)
+        self.pricer = Pricer(self.core, clock)
         self.master = Master(self.core)
         self.members: list[NDArray[np.bool_]] = []
         self.known: set[bytes] = set()
-        self.labels = incumbent
-        self.value = self.core.value(incumbent)
+        self.labels: NDArray[np.int64] | None = None
+        self.value = value * self.step
         self.bound = np.inf
         self.best: Duals | None = None
         self.least, self.most = stage_range(core)
-        for labels in [incumbent, *partitions]:
+        for labels in partitions:
             self.add(np.unique(labels)[:, None] == labels[None, :])
-
-    def left(self) -> float:
-        """Seconds left."""
-        return self.deadline - time.monotonic()
 
     def worth(self, members: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Gain inside each stage − κ; whole numbers below 2^53, so the floating sums are exact."""
@@ -169,12 +180,16 @@ class _Generation:
 
     def learn(self, duals: Duals, worst: float) -> None:
         """Lower the bound, given that no stage is worth more than `worst` at these duals."""
-        dual, count, prices = duals
-        each = count + max(0.0, worst)
-        bound = float(dual.sum() + prices.sum()) + max(each * self.least, each * self.most) + self.core.base
+        bound = self.bound_at(duals, worst)
         if bound < self.bound:
             self.bound, self.best = bound, duals
-            self.report(None, 0, bound / self.step)
+            self.report(None, 0, max(bound, float(self.value)) / self.step)
+
+    def bound_at(self, duals: Duals, worst: float) -> float:
+        """The Lagrangian bound at these duals when no stage is worth more than `worst`."""
+        dual, count, prices = duals
+        each = count + max(0.0, worst)
+        return float(dual.sum() + prices.sum()) + max(each * self.least, each * self.most) + self.core.base
 
     def run(self) -> str:
         """Alternate linear programme, enumeration and cuts until closed or out of time."""
@@ -187,7 +202,7 @@ class _Generation:
             pool = self._enumerate(_POOL if stale < 4 else _POOL_LAST)
             if pool is not None:
                 return f"column generation, {self._choose(pool)}"
-            if self.left() <= 0:
+            if self.clock.left() <= 0:
                 return "column generation, out of time"
             stale = stale + 1 if self.bound > before - 0.02 * (before - self.value) else 0
             if stale >= 6 or not self._cut():
@@ -198,40 +213,21 @@ class _Generation:
 
     def _converge(self) -> str:
         """Solve the linear programme over all stages; a reason when that had to stop early, else ""."""
-        smooth = 0.8
         while not self.closed():
-            if self.left() <= 0:
+            if self.clock.left() <= 0:
                 return "column generation, out of time"
-            answer = self.master.solve(self.left())
+            answer = self.master.solve(self.clock)
             if answer is None:
                 return "column generation, linear programme stopped"
-            objective, duals = answer
+            duals = answer[1]
             if self._local(duals):
                 continue
-            # Nothing cheap to find at the true duals: search exactly, at the smoothed ones first.
-            mixed = self._mix(duals, smooth)
-            added = self._exact(mixed)
-            if added == 0 and mixed is not duals and not self.closed() and not self._tight(objective):
-                added = self._exact(duals)
+            added = self._exact(duals)
             if added is None:
                 return "column generation, pricing stopped"
-            if added == 0 or self._tight(objective):
+            if added == 0:
                 return ""
         return ""
-
-    def _mix(self, duals: Duals, smooth: float) -> Duals:
-        if self.best is None:
-            return duals
-        prices = np.zeros(len(duals[2]))
-        prices[: len(self.best[2])] = self.best[2]
-        return (
-            np.rint(smooth * self.best[0] + (1 - smooth) * duals[0]),
-            float(np.rint(smooth * self.best[1] + (1 - smooth) * duals[1])),
-            np.rint(smooth * prices + (1 - smooth) * duals[2]),
-        )
-
-    def _tight(self, objective: float) -> bool:
-        return self.bound <= objective + self.core.base + max(1.0, 1e-7 * abs(objective))
 
     def _local(self, duals: Duals) -> int:
         basis = self.master.solution()
@@ -243,24 +239,29 @@ class _Generation:
 
     def _exact(self, duals: Duals) -> int | None:
         """Columns added; None when the search was cut short without any (its looser bound still counts)."""
-        nodes = 100_000
         constant = duals[1] + self.core.kappa
+        # What a stage may be worth unseen: nothing that keeps the bound from closing, else a little of the gap.
+        rest = self.bound_at(duals, 0.0) - (self.value + self.step)
+        each = max(1, self.most)
+        loose = max(1.0, (-0.9 if rest < 0 else _LOOSE) * rest / each)
+        self.pricer.balance(duals[0], constant)
+        nodes = _NODES
         while True:
-            found = self.pricer.exact(duals[0], constant, nodes=nodes, prices=duals[2])
-            added = self.add(found.members[::-1], 50)
+            found = self.pricer.exact(duals[0], constant, threshold=loose, nodes=nodes, prices=duals[2])
             self.learn(duals, found.bound)
+            added = self.add(found.members[::-1], 50)
             if added:
                 extra, _ = self.pricer.local(duals[0], constant, found.members[-50:], duals[2])
                 return added + self.add(extra, self.core.n)
             if found.complete:
                 return 0
-            if self.left() <= 0 or nodes > 30_000_000:
+            if self.clock.left() <= 0:
                 return None
             nodes *= 6
 
     def _cut(self) -> bool:
         """Add violated subset-row cuts; False when there are none."""
-        answer = self.master.solve(max(0.1, self.left()))
+        answer = self.master.solve(self.clock)
         if answer is None:
             return False
         basis = self.master.solution()
@@ -282,6 +283,7 @@ class _Generation:
         dual, count, prices = self.best
         padded = np.zeros(len(self.pricer.cuts))
         padded[: len(prices)] = prices
+        self.pricer.balance(dual, count + self.core.kappa)
         found = self.pricer.exact(
             dual,
             count + self.core.kappa,
@@ -298,7 +300,7 @@ class _Generation:
         cuts = [tuple(int(i) for i in triple) for triple in self.pricer.cuts]
         pool = StagePool(self.core, members, values, self.least, self.most, cuts)
         labels, value, bound = pool.choose(
-            least=self.value + self.step, seconds=self.left(), seed=self.seed, workers=self.workers
+            least=self.value + self.step, clock=self.clock, seed=self.seed, workers=self.workers
         )
         if labels is not None and value > self.value:
             self.labels, self.value = labels, value
@@ -311,18 +313,31 @@ class _Generation:
 
 def generate_columns(
     core: Core,
-    incumbent: NDArray[np.int64],
+    value: int,
     *,
     partitions: list[NDArray[np.int64]],
-    seconds: float,
+    clock: Clock | None = None,
     seed: int = 0,
     workers: int = 1,
     report: Report = lambda labels, value, bound: None,
 ) -> ColumnResult:
-    """Prove or improve `incumbent`; `report(labels or None, value, bound)` hears of every step forward."""
-    run = _Generation(core, incumbent, partitions, time.monotonic() + seconds, seed, workers, report)
+    """Prove that no partition is worth more than the scaled `value`, or find one; better ones go on from there.
+
+    Parameters
+    ----------
+    core : Core
+        Not `labelled`.
+    value : int
+        Of the best partition at hand.
+    partitions : list of int64 ndarray of shape (n,)
+        Feasible labels whose stages are the first columns; may be empty.
+    clock : Clock, optional
+    report : callable
+        `report(labels or None, value, bound)` hears of every step forward.
+    """
+    run = _Generation(core, value, partitions, clock or forever(), seed, workers, report)
     note = run.run()
-    return ColumnResult(run.labels, run.value // run.step, run.bound / run.step, note)
+    return ColumnResult(run.labels, run.value // run.step, max(run.bound, float(run.value)) / run.step, note)
 
 
 def stage_range(core: Core) -> tuple[int, int]:

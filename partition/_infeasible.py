@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InfeasibleError, PlanError
+from ._clock import Clock
 from ._core import make_core
 
 if TYPE_CHECKING:
     from .problem import Problem
 
-__all__ = ["check_obvious", "explain_infeasible", "minimal_conflict"]
+__all__ = ["Conflict", "check_obvious", "explain_infeasible", "minimal_conflict"]
 
 _TOLERANCE = 1e-9
 
@@ -74,45 +75,81 @@ def check_obvious(problem: Problem) -> None:
             )
 
 
-def explain_infeasible(problem: Problem, *, seconds: float = 5.0, seed: int = 0) -> PlanError:
-    """The error to raise when no partition was found: a minimal conflict, or that none was found in time."""
-    conflict = minimal_conflict(problem, seconds=seconds, seed=seed)
+@dataclass(frozen=True)
+class Conflict:
+    """Constraints that no partition satisfies together.
+
+    Attributes
+    ----------
+    constraints : tuple of str
+    minimal : bool
+        Whether it is proved that dropping any one of them leaves a partition.
+    """
+
+    constraints: tuple[str, ...]
+    minimal: bool
+
+
+def explain_infeasible(problem: Problem, *, clock: Clock, seed: int = 0) -> PlanError:
+    """The error to raise when no partition was found: a conflict, or that none was found in time."""
+    conflict = minimal_conflict(problem, clock=clock, seed=seed)
     if conflict is None:
         return PlanError(
             "plan: no feasible partition was found in the time given, nor proved not to exist; raise time_limit or "
             "loosen a constraint."
         )
+    helps = (
+        "dropping any one of them helps"
+        if conflict.minimal
+        else "time ran out before it was clear that all of them are needed, so loosen several or raise time_limit"
+    )
     return InfeasibleError(
-        f"plan: no partition satisfies these constraints together: {'; '.join(conflict)}; dropping any one of "
-        f"them helps."
+        f"plan: no partition satisfies these constraints together: {'; '.join(conflict.constraints)}; {helps}."
     )
 
 
-def minimal_conflict(problem: Problem, *, seconds: float = 5.0, seed: int = 0) -> list[str] | None:
-    """A set of constraints with no partition, from which none can be dropped; None when that is not decided in time.
+def minimal_conflict(problem: Problem, *, clock: Clock, seed: int = 0) -> Conflict | None:
+    """A set of constraints with no partition; None when not even that is decided in time.
 
-    Deletion filter: drop each constraint in turn and keep it out while the rest stays infeasible.
+    Deletion filter: drop each constraint in turn and keep it out while the rest stays infeasible. A check that runs
+    out of its share of time keeps the constraint for now and is made again, with all the time that is left, at the
+    end; what then is still open makes the conflict not proved minimal.
     """
+    limit = clock.left()
+    from ortools.sat.python import cp_model  # noqa: F401 (loading it can take seconds and is no search)
+
     from ._clique import feasibility
 
+    clock = Clock(limit, deterministic=clock.deterministic)
     atoms = _atoms(problem)
 
-    def infeasible(kept: list[int]) -> bool | None:
+    def infeasible(kept: list[int], seconds: float) -> bool | None:
         part = _with(problem, [atoms[a] for a in kept])
         core = make_core(part)
         if core.least > core.n or np.diag(core.conflict).any():
             return True
-        status = feasibility(core, seconds=seconds / max(1, len(atoms)) + 0.2, seed=seed)[2]
+        status = feasibility(core, clock=clock.part(max(0.2, seconds)), seed=seed)[2]
         return None if status == "unknown" else status == "infeasible"
 
     kept = list(range(len(atoms)))
-    if not infeasible(kept):
+    if not infeasible(kept, 0.5 * clock.left()):
         return None
+    share = 0.5 * clock.left() / max(1, len(atoms))
+    open_ = []
     for atom in range(len(atoms)):
-        trial = [a for a in kept if a != atom]
-        if infeasible(trial):
-            kept = trial
-    return [_say(problem, atoms[a]) for a in kept]
+        verdict = infeasible([a for a in kept if a != atom], share)
+        if verdict:
+            kept.remove(atom)
+        elif verdict is None:
+            open_.append(atom)
+    minimal = True
+    for n, atom in enumerate(open_):
+        verdict = infeasible([a for a in kept if a != atom], clock.left() / (len(open_) - n))
+        if verdict:
+            kept.remove(atom)
+        elif verdict is None:
+            minimal = False
+    return Conflict(tuple(_say(problem, atoms[a]) for a in kept), minimal)
 
 
 Atom = tuple[str, int, int]

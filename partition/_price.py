@@ -4,20 +4,25 @@
 Plain loops over arrays for a compiler. All values are whole numbers held in doubles, so sums are exact; only bounds
 are rounded, and they carry a slack.
 
-The bound: a set T added to S is worth Σ_{j∈T} (m_j + ½ Σ_{l∈T} w_jl) with m_j = Σ_{i∈S} w_ij − dual_j. Half of
-every pair goes to each of its members; member j can at most get its best partners that fit beside it (a fractional
-knapsack over a list sorted once), and the members themselves form another fractional knapsack.
+The bound: a set T added to S is worth Σ_{j∈T} (m_j + Σ_{l∈T} a_jl) with m_j = Σ_{i∈S} w_ij − dual_j, where every
+pair is shared out between its members, a_jl + a_lj = w_jl. Member j can at most get its best partners that fit beside
+it (a fractional knapsack over a list sorted once), and the members themselves form another fractional knapsack. Any
+shares are valid; `balance` looks for those with the least bound (Caprara, Pisinger and Toth 1999 for the quadratic
+knapsack).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["improve", "price"]
+import numpy as np
+
+__all__ = ["balance", "improve", "price"]
 
 
 def price(
     gain: Any,
+    share: Any,
     partners: Any,
     dual: Any,
     constant: float,
@@ -32,6 +37,7 @@ def price(
     threshold: float,
     climb: bool,
     node_limit: int,
+    stop: Any,
     found: Any,
     values: Any,
     whole: Any,
@@ -42,13 +48,16 @@ def price(
 
     Parameters
     ----------
-    gain : float64 (n, n); partners : int32 (n, n), for each item its positive partners, best per size first, −1 ends
+    gain : float64 (n, n)
+    share : float64 (n, n), share[j, l] + share[l, j] = gain[j, l]
+    partners : int32 (n, n), for each item those of positive share, most share per size first, −1 ends
     dual : float64 (n,); constant : cost of a stage
     sizes : int64 (r, n); upper, lower : int64 (r,); main : resource of the bounds, −1 for none
     conflict : uint8 (n, n)
     cuts : int32 (c, 3), triples of which a set that holds two or more pays cut_price, float64 (c,); cuts_of : int32
         (n, w), the cuts of each item, −1 ends
     threshold : sets worth less are of no interest; with `climb` it rises above each set found
+    stop : int64 (1,), not 0 from another thread ends the search as `node_limit` does
     found : int64 (K, words), output bit masks of 62 items a word; values : float64 (K,), output
     whole, real : int64 and float64 scratch of shapes (4, w, w), w >= max(n, c, 6) + 2
     result : float64 (4,), output: nodes, 1 when the search is complete, upper bound on any set's worth, sets found
@@ -111,7 +120,7 @@ def price(
         if fresh:
             fresh = False
             nodes += 1
-            if nodes > node_limit:
+            if nodes > node_limit or stop[0] != 0:
                 complete = False
                 break
             # Bound this node; drop candidates that cannot be in a set of interest, and bound again if many went.
@@ -149,10 +158,10 @@ def price(
                             if marks[o] == stamp:
                                 size = float(sizes[main, o])
                                 if size <= left:
-                                    pull += gain[j, o]
+                                    pull += share[j, o]
                                     left -= size
                                 else:
-                                    pull += gain[j, o] * left / size
+                                    pull += share[j, o] * left / size
                                     break
                     else:
                         for q in range(n):
@@ -160,8 +169,8 @@ def price(
                             if o < 0:
                                 break
                             if marks[o] == stamp:
-                                pull += gain[j, o]
-                    p[c] = margin[depth, c] + relief[depth, c] + 0.5 * pull
+                                pull += share[j, o]
+                    p[c] = margin[depth, c] + relief[depth, c] + pull
                     if p[c] > 0.0:
                         size = float(sizes[main, j]) if main >= 0 else 0.0
                         density[c] = p[c] / size if size > 0.0 else 1e300
@@ -331,6 +340,109 @@ def price(
     result[3] = total_found
     kept_sets: int = min(stored, capacity)
     return kept_sets
+
+
+def balance(
+    gain: Any, share: Any, dual: Any, constant: float, sizes: Any, room: float, target: float, rounds: int, real: Any
+) -> float:
+    """Move shares of pairs between their members until the root bound of :func:`price` is small, in place.
+
+    Subgradient descent on min over shares of the two-level fractional knapsack; shares of pairs of positive gain
+    only, the others stay halved.
+
+    Parameters
+    ----------
+    gain, share : float64 (n, n), share[j, l] + share[l, j] = gain[j, l]; the best shares found are left in `share`
+    dual : float64 (n,); constant : cost of a stage
+    sizes : float64 (n,), of the resource that binds; room : most of it in a stage
+    target : a value the bound cannot pass below, for the step length (Polyak)
+    rounds : int
+    real : float64 scratch (3, n + 2, n + 2)
+
+    Returns the best bound.
+    """
+    n = gain.shape[0]
+    trial = real[0]
+    use = real[1]
+    p = real[2, 0]
+    x = real[2, 1]
+    for i in range(n):
+        for j in range(n):
+            trial[i, j] = share[i, j]
+    best = 1e300
+    pace = 1.0
+    stale = 0
+    for _ in range(rounds):
+        for j in range(n):
+            left = room - sizes[j]
+            pull = -dual[j]
+            row = trial[j, :n]
+            density = np.empty(n)
+            for o in range(n):
+                use[j, o] = 0.0
+                density[o] = -1e300
+                if o != j and gain[j, o] > 0.0 and row[o] > 0.0 and sizes[o] <= left:
+                    density[o] = row[o] / max(sizes[o], 1e-9)
+            for o in np.argsort(-density):
+                if density[o] <= 0.0:
+                    break
+                size = sizes[o]
+                if size <= left:
+                    use[j, o] = 1.0
+                    pull += row[o]
+                    left -= size
+                else:
+                    use[j, o] = left / size
+                    pull += row[o] * left / size
+                    break
+            p[j] = pull
+            x[j] = 0.0
+        density = np.empty(n)
+        for j in range(n):
+            density[j] = p[j] / max(sizes[j], 1e-9) if p[j] > 0.0 and sizes[j] <= room else -1e300
+        left = room
+        bound = -constant
+        for j in np.argsort(-density):
+            if density[j] <= 0.0 or left <= 0.0:
+                break
+            size = sizes[j]
+            x[j] = 1.0 if size <= left else left / size
+            bound += p[j] * x[j]
+            left -= size
+        if bound < best:
+            if best - bound > 0.002 * (best - target):
+                stale = 0
+            best = bound
+            for i in range(n):
+                for j in range(n):
+                    share[i, j] = trial[i, j]
+        else:
+            stale += 1
+        if stale >= 4:
+            pace *= 0.6
+            stale = 0
+        if bound <= target or pace < 0.02:
+            break
+        norm = 0.0
+        for i in range(n):
+            for j in range(i + 1, n):
+                g = x[i] * use[i, j] - x[j] * use[j, i]
+                norm += g * g
+        if norm <= 0.0:
+            break
+        length = pace * (bound - target) / (2.0 * norm)
+        for i in range(n):
+            for j in range(i + 1, n):
+                g = x[i] * use[i, j] - x[j] * use[j, i]
+                if g != 0.0:
+                    trial[i, j] -= length * g
+                    trial[j, i] += length * g
+    # Whole numbers again, so that sums in the search stay exact.
+    for i in range(n):
+        for j in range(i + 1, n):
+            share[i, j] = np.rint(share[i, j])
+            share[j, i] = gain[i, j] - share[i, j]
+    return best
 
 
 def improve(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ._clock import Clock, forever, interruptible
 from ._jit import compiled
-from ._price import improve, price
+from ._price import balance, improve, price
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,9 +39,10 @@ class Priced:
 class Pricer:
     """Prices stages of one core; not for use from several threads at once."""
 
-    def __init__(self, core: Core, stored: int = 4000) -> None:
+    def __init__(self, core: Core, clock: Clock | None = None, stored: int = 4000) -> None:
         n = core.n
         self.core = core
+        self.clock = clock or forever()
         self.n = n
         self.gain = core.gain.astype(np.float64)
         self.sizes = np.ascontiguousarray(core.sizes)
@@ -55,8 +57,10 @@ class Pricer:
             np.fill_diagonal(over, False)
             conflict |= over
         self.conflict = conflict.astype(np.uint8)
-        self.partners = self._partners(conflict)
+        self.apart = conflict
+        self.share = self.gain / 2.0
         self.stored = stored
+        self.stop = np.zeros(1, dtype=np.int64)
         self.set_cuts(np.zeros((0, 3), dtype=np.int32))
 
     def set_cuts(self, cuts: NDArray[np.int32]) -> None:
@@ -83,16 +87,28 @@ class Pricer:
         counted: NDArray[np.float64] = (members[:, self.cuts].sum(axis=2) >= 2).astype(np.float64)
         return counted
 
-    def _partners(self, conflict: NDArray[np.bool_]) -> NDArray[np.int32]:
-        """For each item its positive, compatible partners by gain per size of the main resource, −1 behind."""
+    def _partners(self) -> NDArray[np.int32]:
+        """For each item its compatible partners of positive share, by share per size of the main resource; −1 ends."""
         n = self.n
         size = self.sizes[self.main].astype(np.float64) if self.main >= 0 else np.ones(n)
-        useful = (self.gain > 0) & ~conflict
-        density = np.where(useful, self.gain / np.maximum(size, 1e-9)[None, :], -np.inf)
+        useful = (self.share > 0) & ~self.apart
+        density = np.where(useful, self.share / np.maximum(size, 1e-9)[None, :], -np.inf)
         order = np.argsort(-density, axis=1, kind="stable").astype(np.int32)
         ranked = np.take_along_axis(useful, order.astype(np.int64), axis=1)
         out: NDArray[np.int32] = np.where(ranked, order, np.int32(-1)).astype(np.int32)
         return np.ascontiguousarray(out)
+
+    def balance(self, dual: NDArray[np.float64], constant: float, rounds: int = 60) -> float:
+        """Share pairs out anew for these duals; the root bound reached. From the shares of the last call."""
+        size = self.sizes[self.main].astype(np.float64) if self.main >= 0 else np.zeros(self.n)
+        room = float(self.upper[self.main]) if self.main >= 0 else 1.0
+        gain = np.where(self.apart, np.minimum(self.gain, 0.0), self.gain)
+        share = self.share
+        bound = compiled(balance)(
+            gain, share, np.asarray(dual, dtype=np.float64), float(constant), size, room, 0.0, rounds, self.real
+        )
+        self.share = np.where(self.apart, self.gain / 2.0, share)
+        return float(bound)
 
     def exact(
         self,
@@ -110,9 +126,10 @@ class Pricer:
         found = np.zeros((stored or self.stored, words), dtype=np.int64)
         values = np.zeros(len(found))
         result = np.zeros(4)
-        count = compiled(price)(
+        arguments = (
             self.gain,
-            self.partners,
+            self.share,
+            self._partners(),
             np.asarray(dual, dtype=np.float64),
             float(constant),
             self.sizes,
@@ -125,13 +142,17 @@ class Pricer:
             np.zeros(len(self.cuts)) if prices is None else np.ascontiguousarray(prices, dtype=np.float64),
             float(threshold),
             climb,
-            nodes,
+            min(nodes, self.clock.node_limit()),
+            self.stop,
             found,
             values,
             self.whole,
             self.real,
             result,
         )
+        with self.clock.alarm(self.stop):
+            count = interruptible(lambda: compiled(price)(*arguments), lambda: self.stop.fill(1))
+        self.clock.nodes(result[0])
         items = np.arange(self.n)
         members = (found[:count, items // _WORD] >> (items % _WORD)) & 1 > 0
         return Priced(members, values[:count], bool(result[1]), float(result[2]), int(result[0]))

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._progress import SILENT, Progress
 from ..errors import InfeasibleError, PlanError
+from ._clock import Clock
 from ._core import Core, make_core
 from .problem import Problem, make_problem, objective_value, violations
 from .settings import METHODS, PEERS
@@ -68,7 +69,8 @@ def solve(
     workers : int, optional
         Threads; all cores by default.
     deterministic : bool
-        Limit work instead of time and use one thread, so that machine and load change nothing.
+        Limit work (search nodes, pivots, moves) instead of time and use one thread, so that machine and load change
+        nothing; `time_limit` is then what a slow core needs, and the wall may differ from it severalfold.
     names : sequence of str, optional
         Of the domains, for messages.
     progress : Progress
@@ -150,6 +152,7 @@ class Run:
         self.core: Core = make_core(problem)
         self.begin = time.monotonic()
         self.limit = time_limit
+        self.clock = Clock(time_limit, deterministic=deterministic)
         self.seed = seed
         self.workers = workers
         self.deterministic = deterministic
@@ -162,8 +165,8 @@ class Run:
         self.trace: list[tuple[float, float, float]] = []
 
     def left(self) -> float:
-        """Seconds left."""
-        return self.limit - (time.monotonic() - self.begin)
+        """Seconds left; with `deterministic`, seconds' worth of work."""
+        return self.clock.left()
 
     def offer(self, labels: NDArray[np.int64], value: int | None = None) -> None:
         """Keep feasible labels when better."""
@@ -180,6 +183,11 @@ class Run:
         if bound < self.bound:
             self.bound = bound
             self._note()
+
+    def none_better(self) -> None:
+        """Record a proof that no partition beats the one at hand."""
+        if self.labels is not None:
+            self.lower(float(self.value))
 
     def _note(self) -> None:
         value = self.core.unscale(self.value) if self.labels is not None else float("-inf")
@@ -205,7 +213,11 @@ class Run:
 
             run_portfolio(self, method)
         if self.labels is None:
-            raise explain_infeasible(self.problem, seconds=max(1.0, self.left()), seed=self.seed)
+            raise explain_infeasible(
+                self.problem,
+                clock=Clock(max(2.0, self.left()), deterministic=self.deterministic),
+                seed=self.seed,
+            )
 
     def _subsets(self) -> None:
         from ._subsets import subset_optimum

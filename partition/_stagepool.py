@@ -7,14 +7,16 @@ Reduced costs are recomputed from rounded duals over the whole pool, so no stage
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ._cpsat import run_cp_sat
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ._clock import Clock
     from ._core import Core
 
 __all__ = ["StagePool", "separate"]
@@ -45,21 +47,20 @@ class StagePool:
         self.note = ""
 
     def choose(
-        self, *, least: int, seconds: float, seed: int, workers: int
+        self, *, least: int, clock: Clock, seed: int, workers: int
     ) -> tuple[NDArray[np.int64] | None, int, float]:
         """The best partition worth at least `least`: labels or None, its value, and an upper bound.
 
         None with a bound below `least` proves that the pool holds no such partition.
         """
-        deadline = time.monotonic() + seconds
         start = len(self.members)
-        bound = self._tighten(least, deadline)
+        bound = self._tighten(least, clock)
         self.note = f"{len(self.cuts)} cuts leave {len(self.members)} of {start}"
         if bound < least:
             return None, 0, float(least - 1)
-        return self._integers(least, bound, deadline, seed, workers)
+        return self._integers(least, bound, clock, seed, workers)
 
-    def _tighten(self, least: int, deadline: float) -> float:
+    def _tighten(self, least: int, clock: Clock) -> float:
         """Cut and filter until nothing more goes; returns an upper bound on any partition made of the pool."""
         from scipy.optimize import linprog
         from scipy.sparse import csr_matrix, vstack
@@ -70,7 +71,7 @@ class StagePool:
         for _ in range(_ROUNDS):
             if not len(self.members):
                 return float(least - 1)
-            if time.monotonic() > deadline or len(self.members) > 300_000:
+            if clock.left() <= 0 or len(self.members) > 300_000:
                 break
             k = len(self.members)
             cover = csr_matrix(self.members.T.astype(np.float64))
@@ -86,8 +87,9 @@ class StagePool:
                 b_eq=np.ones(self.core.n),
                 bounds=(0, None),
                 method="highs",
-                options={"time_limit": max(0.1, deadline - time.monotonic())},
+                options={} if clock.deterministic else {"time_limit": max(0.1, clock.left())},
             )
+            clock.pivots(float(answer.nit), self.core.n + len(self.cuts), k)
             if answer.status == 2:
                 # No fractional partition exists at all. HiGHS decides that in floating point; CP-SAT repeats it.
                 break
@@ -132,12 +134,11 @@ class StagePool:
         return counted
 
     def _integers(
-        self, least: int, bound: float, deadline: float, seed: int, workers: int
+        self, least: int, bound: float, clock: Clock, seed: int, workers: int
     ) -> tuple[NDArray[np.int64] | None, int, float]:
         from ortools.sat.python import cp_model
 
-        seconds = deadline - time.monotonic()
-        if seconds <= 0:
+        if clock.left() <= 0:
             return None, 0, bound
         model = cp_model.CpModel()
         x = [model.new_bool_var("") for _ in range(len(self.members))]
@@ -152,12 +153,7 @@ class StagePool:
         shift = max(0, int(np.abs(self.values).max()).bit_length() - _OBJECTIVE_BITS)
         unit = 1 << shift
         model.maximize(cp_model.LinearExpr.weighted_sum(x, np.rint(self.values / unit).astype(np.int64).tolist()))
-        solver = cp_model.CpSolver()
-        solver.parameters.random_seed = seed % (2**31)
-        solver.parameters.num_workers = workers
-        solver.parameters.max_time_in_seconds = seconds
-        solver.parameters.linearization_level = 2
-        status = solver.solve(model)
+        solver, status = run_cp_sat(model, clock, seed=seed, workers=workers, linearization_level=2)
         if status == cp_model.INFEASIBLE:
             return None, 0, float(least - 1)
         if status == cp_model.UNKNOWN:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["PEER_TABLE", "Peer", "compare_solvers", "run_peer"]
 
 
+REPAIRED = ", repaired"
+
+
 @dataclass(frozen=True)
 class Peer:
     """One row of the table of peers."""
@@ -56,6 +59,8 @@ def run_peer(problem: Problem, name: str, *, seed: int = 0, time_limit: float = 
     fitted = _fit(core, labels, rng)
     if fitted is None:
         raise PlanError(f"solve: what {name} proposes breaks the constraints and cannot be repaired; use 'auto'.")
+    # The groups count, not their numbers.
+    repaired = not np.array_equal(fitted[:, None] == fitted, labels[:, None] == labels)
     assignment = core.expand(fitted)
     if not problem.labelled:
         assignment = canonical(assignment)
@@ -67,7 +72,7 @@ def run_peer(problem: Problem, name: str, *, seed: int = 0, time_limit: float = 
         objective_value(problem, assignment),
         float("inf"),
         time.monotonic() - begin,
-        method=name,
+        method=f"{name}{REPAIRED}" if repaired else name,
         tolerance=core.error,
     )
 
@@ -75,9 +80,10 @@ def run_peer(problem: Problem, name: str, *, seed: int = 0, time_limit: float = 
 def compare_solvers(
     problem: Problem, solution: Solution, *, seed: int = 0, names: tuple[str, ...] = PEERS, draws: int = 20
 ) -> tuple[Mapping[str, Any], ...]:
-    """Every peer beside a solution: {name, objective, gap, seconds, stages, feasible, note}, gaps to its bound.
+    """Every peer beside a solution: {name, objective, gap, seconds, stages, feasible, repaired, note}.
 
-    `random` is the mean of `draws` random feasible plans.
+    Gaps are to the solution's bound. `repaired` says that the groups a peer proposed broke a budget, link or number of
+    stages and were moved until they fit. `random` is the mean of `draws` random feasible plans.
     """
     rows: list[Mapping[str, Any]] = [
         {
@@ -87,6 +93,7 @@ def compare_solvers(
             "seconds": solution.seconds,
             "stages": solution.stages,
             "feasible": True,
+            "repaired": False,
             "note": solution.certificate,
         }
     ]
@@ -103,6 +110,7 @@ def compare_solvers(
                     "seconds": time.monotonic() - begin,
                     "stages": 0,
                     "feasible": False,
+                    "repaired": False,
                     "note": str(fault),
                 }
             )
@@ -116,6 +124,7 @@ def compare_solvers(
                 "seconds": (time.monotonic() - begin) / len(found),
                 "stages": found[0].stages,
                 "feasible": True,
+                "repaired": any(one.method.endswith(REPAIRED) for one in found),
                 "note": f"mean of {draws} draws" if name == "random" else PEER_TABLE[name].title,
             }
         )
@@ -331,13 +340,13 @@ def _spectral(core: Core, rng: np.random.Generator) -> NDArray[np.int64]:
     if high < low:
         return np.arange(core.n) if core.least > 1 else np.zeros(core.n, dtype=np.int64)
     counts = range(low, high + 1) if high - low < 12 else np.unique(np.geomspace(low, high, 12).astype(int))
-    best, found = -np.inf, np.arange(core.n)
+    best, found = -np.inf, np.arange(core.n, dtype=np.int64)
     for m in counts:
         model = SpectralClustering(n_clusters=int(m), affinity="precomputed", random_state=int(rng.integers(2**31)))
         labels = np.asarray(model.fit_predict(affinity), dtype=np.int64)
         fitted = _fit(core, labels, rng)
         if fitted is not None and core.value(fitted) > best:
-            best, found = core.value(fitted), fitted
+            best, found = core.value(fitted), labels
     return found
 
 
@@ -367,9 +376,8 @@ def _random(core: Core, rng: np.random.Generator) -> NDArray[np.int64]:
     for _ in range(20):
         m = int(rng.integers(core.least, min(core.most, core.n) + 1))
         labels = canonical(rng.integers(0, m, core.n))
-        fitted = _fit(core, labels, rng)
-        if fitted is not None:
-            return fitted
+        if _fit(core, labels, rng) is not None:
+            return labels
     start = feasible_start(core, rng)
     return np.arange(core.n) if start is None else start
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._files import read_json, write_json
 from ..errors import PlanError
+from ._seal import answer_holds, order_holds, problem_holds, seal_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,7 @@ __all__ = ["PLAN_VERSION", "Plan", "certificate_of", "schema"]
 PLAN_VERSION = 1
 _MATRICES = ("gain", "discrepancy", "synergy")
 _TOLERANCE = 1e-9
+EDITED = "The plan was changed after it was made, so its certificate no longer holds; validate it or plan again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,9 @@ class Plan:
     solvers, order, confidence, phase, explain, theory, warnings
         The peers' answers, the stage order's score, bootstrap confidence, the λ×budget phase diagram, why each
         domain is where it is, the terms of the bound, and what the user should know.
+    seal : mapping or None
+        Digests that say whether bound, certificate and order still belong to the stages beside them; made when a plan
+        is saved first.
     """
 
     stages: tuple[tuple[str, ...], ...]
@@ -74,6 +79,7 @@ class Plan:
     theory: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    seal: Mapping[str, str] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and self.to_dict() == other.to_dict()
@@ -87,7 +93,12 @@ class Plan:
 
     @property
     def certificate(self) -> str:
-        """What is proved, in words: "proved optimal", "within 1.2 %" or "no certificate"."""
+        """What is proved, in words: "proved optimal", "within 1.2 %" or "no certificate".
+
+        A plan whose stages, matrices or constraints changed since it was made has none.
+        """
+        if self.seal is not None and not answer_holds(self):
+            return certificate_of("given", None)
         return certificate_of(self.status, self.gap)
 
     @property
@@ -121,7 +132,9 @@ class Plan:
     def revalidated(self) -> Plan:
         """The plan after an edit by hand: objective, gap and status follow from its stages; constraints are checked.
 
-        The bound stays true, since it holds for every partition; what described the old stages is dropped.
+        The bound stays while the problem is the one it was proved for, since it holds for every partition; a bound
+        proved under other budgets, links, sizes or gains is dropped. So is what described the old stages or the old
+        order.
 
         Raises
         ------
@@ -130,19 +143,33 @@ class Plan:
         """
         from .verify import objective_of
 
+        by_hand = self.objective is None and self.bound is None and self.gain is None
+        if by_hand or (self.seal is not None and answer_holds(self) and order_holds(self)):
+            faults = self.verify()
+            if faults:
+                raise PlanError(" ".join(faults))
+            return self
         objective = objective_of(self)
+        bound = self.bound if problem_holds(self) else None
         if objective is None:
-            plan = replace(self, status="given")
+            plan = replace(self, status="given", objective=None, bound=None, gap=None, seal=None)
         else:
-            gap = None if self.bound is None else relative_gap(objective, self.bound)
+            gap = None if bound is None else relative_gap(objective, bound)
             proved = gap is not None and gap <= _TOLERANCE
-            plan = replace(self, objective=objective, gap=gap, status="optimal" if proved else "given")
+            status = "optimal" if proved else "given"
+            plan = replace(self, objective=objective, bound=bound, gap=gap, status=status, seal=None)
         faults = plan.verify()
         if faults:
             raise PlanError(" ".join(faults))
-        if objective is not None and self.objective is not None and abs(objective - self.objective) <= _TOLERANCE:
-            return plan
-        return replace(plan, order=None, confidence=None, explain={}, theory=None)
+        plan = replace(
+            plan,
+            order=None,
+            confidence=None,
+            explain={},
+            theory=None,
+            warnings=tuple(line for line in self.warnings if line != EDITED),
+        )
+        return replace(plan, seal=seal_of(plan))
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-able values, matrices as nested lists."""
@@ -152,6 +179,8 @@ class Plan:
             if item.name in _MATRICES and value is not None:
                 value = value.tolist()
             out[item.name] = _plain(value)
+        if self.seal is None and self.status != "given":
+            out["seal"] = seal_of(self)
         return out
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -161,6 +190,10 @@ class Plan:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
         """Read a plan; one written by hand needs no more than `version` and `stages`.
+
+        A file whose stages, matrices or constraints were changed since it was written loads with the status "given"
+        and a warning, without gap and certificate, and keeps its bound only while the problem is unchanged;
+        :meth:`revalidated` then works out what still holds.
 
         Raises
         ------
@@ -217,6 +250,7 @@ class Plan:
             ("phase", Mapping),
             ("explain", Mapping),
             ("theory", Mapping),
+            ("seal", Mapping),
         ):
             if values.get(name) is not None:
                 if not isinstance(values[name], kind):
@@ -227,13 +261,28 @@ class Plan:
                 if not isinstance(values[name], Sequence) or isinstance(values[name], str):
                     raise PlanError(f"{source}: {name} must be a JSON array; see plan.schema.json.")
                 out[name] = tuple(values[name])
-        return cls(**out)
+        return _trusted(cls(**out))
 
     def plot(self) -> Figure:
         """Heat maps ordered by the plan with its stages framed."""
         from ._plots import plot_plan
 
         return plot_plan(self)
+
+
+def _trusted(plan: Plan) -> Plan:
+    """The plan without the claims that do not belong to its stages."""
+    if plan.status == "given" and plan.bound is None:
+        return plan
+    if answer_holds(plan):
+        return plan
+    return replace(
+        plan,
+        status="given",
+        gap=None,
+        bound=plan.bound if problem_holds(plan) else None,
+        warnings=(*(line for line in plan.warnings if line != EDITED), EDITED),
+    )
 
 
 def certificate_of(status: str, gap: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import numpy as np
 from .._progress import SILENT, Progress
 from .._seeding import derive_seed, generator
 from ..errors import ConfigError
+from ._seal import seal_of
 from ._solve import solve_problem
 from .confidence import bootstrap_confidence, phase_diagram, trivial_kind
+from .expectation import contradiction_warning, expectation
 from .explain import explain_assignment
 from .order import best_order, order_score, stage_matrices
 from .peers import compare_solvers
@@ -144,7 +146,7 @@ def plan_from_labels(
     phase = phase_diagram(problem, labels, parts, settings, seed=seed, progress=progress)
     solvers = compare_solvers(problem, solution, seed=seed) if settings.compare else ()
     finite = bool(np.isfinite(solution.bound))
-    return Plan(
+    made = Plan(
         stages=stages,
         domains=names,
         objective=solution.objective,
@@ -168,6 +170,7 @@ def plan_from_labels(
         warnings=_warnings(relations, settings, problem, labels, solution, confidence),
         seconds=time.monotonic() - begin,
     )
+    return replace(made, seal=seal_of(made))
 
 
 def _sizes(relations: Relations, settings: PlanSettings) -> dict[str, dict[str, float]]:
@@ -358,6 +361,9 @@ def _warnings(
                 f"conflict, and "
                 "which of them share a stage may not matter."
             )
+    # Of the plan as it is: what its groups promise over others of their sizes, and what no text measure sees.
+    expected = expectation(labels, relations, settings)
+    out += [line for line in (contradiction_warning(labels, relations), expected and expected.warning) if line]
     if solution.status != "optimal":
         out.append(
             f"The plan is not proved optimal ({solution.certificate}); raise time_limit for a better certificate."

@@ -7,6 +7,7 @@ that differ. What time remains goes back to annealing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,11 @@ from .heuristic import Pool, search
 from .solution import canonical
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ._core import Core
     from ._solve import Run
+    from ._triangles import TriangleResult
 
 __all__ = ["run_portfolio"]
 
@@ -47,24 +52,65 @@ def run_portfolio(run: Run, method: str) -> None:
         if core.n <= 3 * CLIQUE_LIMIT:
             _clique(run, run.left())
     else:
-        binding = any(int(core.upper[r, 0]) < int(core.sizes[r].sum()) for r in range(len(core.sizes)))
-        if method != "columns" and core.n <= TRIANGLE_LIMIT and (not binding or core.n > COLUMN_LIMIT // 2):
-            _triangles(run, (0.3 if not binding else 0.15) * run.left())
-        if core.n <= COLUMN_LIMIT and have_compiler() and not run.proved():
-            # Without a budget stages are large and hard to price: column generation proves it early or not at all.
-            tail = 0.85 if binding else 0.6 if core.n <= CLIQUE_LIMIT else 0.2
-            _columns(run, pool, tail * run.left() if method != "columns" else run.left())
-        if core.n <= CLIQUE_LIMIT and not run.proved():
-            _clique(run, run.left())
+        _prove(run, pool, method)
     if not run.proved() and run.left() > 0.05 and not run.deterministic:
         _anneal(run, pool, run.left())
+
+
+def _prove(run: Run, pool: Pool, method: str) -> None:
+    """Triangles where no budget binds (or stages are too large to price), then stages, then CP-SAT."""
+    core = run.core
+    binding = any(int(core.upper[r, 0]) < int(core.sizes[r].sum()) for r in range(len(core.sizes)))
+    small = _Rest(core, np.arange(core.n), pool.labels)
+    if method != "columns" and core.n <= TRIANGLE_LIMIT and (not binding or core.n > COLUMN_LIMIT):
+        found = _triangles(run, (0.4 if not binding else 0.3) * run.left())
+        if run.proved():
+            return
+        rest = _reduced(core, found, pool)
+        if rest is None:
+            run.none_better()
+            return
+        small = rest
+    if small.core.n <= COLUMN_LIMIT and have_compiler():
+        # Without a budget stages are large and hard to price: column generation proves it early or not at all.
+        tail = 0.85 if binding else 0.6 if small.core.n <= CLIQUE_LIMIT else 0.2
+        _columns(run, small, tail * run.left() if method != "columns" else run.left())
+    if small.core.n <= CLIQUE_LIMIT and not run.proved():
+        _clique(run, run.left(), small)
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """What is left to decide: a core, the item of it that each item of the whole went into, feasible partitions."""
+
+    core: Core
+    item: NDArray[np.int64]
+    partitions: list[NDArray[np.int64]]
+
+
+def _reduced(core: Core, found: TriangleResult, pool: Pool) -> _Rest | None:
+    """What the fixed pairs leave; None when they leave nothing, so that no partition beats the incumbent."""
+    from ._triangles import contracted
+
+    smaller = contracted(core, found)
+    if smaller is None:
+        return None
+    inner, item = smaller
+    first = np.unique(item, return_index=True)[1]
+    fitting = [
+        labels[first]
+        for labels in pool.labels
+        if np.array_equal(labels[first][item], labels) and inner.feasible(labels[first])
+    ]
+    return _Rest(inner, item, fitting)
 
 
 def _first_share(run: Run) -> float:
     """Seconds for the first answer: enough for the optimum of most planning problems, little against the limit."""
     n = run.core.n
     wanted = 0.2 + 1e-4 * n * n
-    share = 0.25 if n <= COLUMN_LIMIT else 0.8
+    # Where no proof has a chance all of the time belongs to the answer.
+    share = 0.25 if n <= COLUMN_LIMIT else 0.8 if n <= TRIANGLE_LIMIT else 1.0
     if n <= 24:
         wanted = 0.02 if n <= 12 else 0.1
     return min(wanted if n <= COLUMN_LIMIT else np.inf, share * run.limit)
@@ -78,7 +124,7 @@ def _start(run: Run) -> bool:
     if labels is None:
         from ._clique import feasibility
 
-        labels = feasibility(run.core, seconds=run.left(), seed=run.seed, workers=run.workers)[0]
+        labels = feasibility(run.core, clock=run.clock, seed=run.seed, workers=run.workers)[0]
     if labels is None:
         return False
     run.offer(labels)
@@ -106,61 +152,70 @@ def _anneal(run: Run, pool: Pool, seconds: float, clock: float | None = None) ->
         deterministic=run.deterministic,
         clock=clock,
     )
+    run.clock.spend(max(0.01, seconds))
     if "annealing" not in run.steps:
         run.steps.append("annealing")
 
 
-def _triangles(run: Run, seconds: float) -> None:
+def _triangles(run: Run, seconds: float) -> TriangleResult:
     from ._triangles import triangle_bound
 
-    bound, labels = triangle_bound(run.core, seconds=seconds, enough=run.value + 1, report=run.lower)
-    if labels is not None:
-        run.offer(labels)
-    run.lower(bound)
+    found = triangle_bound(run.core, clock=run.clock.part(seconds), incumbent=run.labels, report=run.lower)
+    if found.labels is not None:
+        run.offer(found.labels)
+    # The bound is for partitions better than the one at hand.
+    run.lower(max(found.bound, float(run.value)))
     run.steps.append("triangle bound")
+    return found
 
 
-def _columns(run: Run, pool: Pool, seconds: float) -> None:
+def _columns(run: Run, rest: _Rest, seconds: float) -> None:
     from ._columns import generate_columns
 
     if run.labels is None or seconds <= 0:
         return
 
-    def report(labels: np.ndarray | None, value: int, bound: float) -> None:
+    def report(labels: NDArray[np.int64] | None, value: int, bound: float) -> None:
         if labels is not None:
-            run.offer(labels)
-        run.lower(bound)
+            run.offer(labels[rest.item])
+        run.lower(max(bound, float(run.value)))
 
     answer = generate_columns(
-        run.core,
-        run.labels,
-        partitions=pool.labels,
-        seconds=seconds,
+        rest.core,
+        run.value,
+        partitions=rest.partitions,
+        clock=run.clock.part(seconds),
         seed=run.seed,
         workers=run.workers,
         report=report,
     )
-    run.offer(answer.labels)
-    run.lower(answer.bound)
+    if answer.labels is not None:
+        run.offer(answer.labels[rest.item])
+    run.lower(max(answer.bound, float(run.value)))
     run.steps.append(answer.note)
 
 
-def _clique(run: Run, seconds: float) -> None:
+def _clique(run: Run, seconds: float, rest: _Rest | None = None) -> None:
     from ._clique import clique
 
     if seconds <= 0.02:
         return
+    core = run.core if rest is None else rest.core
     labels, bound, status, error = clique(
-        run.core,
-        seconds=seconds,
+        core,
+        clock=run.clock.part(seconds),
         seed=run.seed,
         workers=run.workers,
-        hint=run.labels,
-        deterministic=run.deterministic,
+        hint=run.labels if core is run.core else None,
     )
     if labels is not None:
-        run.offer(labels)
-    run.lower(bound)
+        run.offer(labels if rest is None else labels[rest.item])
+    if status == "infeasible":
+        # Of the whole this contradicts the partition at hand; of a rest, nothing is left that could be better.
+        if core is not run.core:
+            run.none_better()
+    elif run.labels is not None:
+        run.lower(max(bound, float(run.value)))
     if status == "optimal":
         # Proved up to the rounding of its coefficients, which the answer reports.
         run.tolerance = max(run.tolerance, run.core.unscale(error))

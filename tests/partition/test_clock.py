@@ -1,0 +1,92 @@
+"""Limits: a deterministic solve reads no clock, others do not overrun, and both can be interrupted."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from kinfold.partition import _clock, solve
+from kinfold.partition._clock import Clock
+from kinfold.partition._core import make_core
+from kinfold.partition._jit import have_compiler
+from kinfold.partition._pricer import Pricer
+from kinfold.partition.problem import make_problem
+
+needs_compiler = pytest.mark.skipif(not have_compiler(), reason="needs a compiler")
+
+
+def instance(k: int, seed: int) -> tuple[np.ndarray, dict]:
+    rng = np.random.default_rng(seed)
+    gain = np.triu(rng.integers(-100, 101, (k, k)), 1).astype(float)
+    sizes = rng.integers(1, 11, k).astype(float)
+    return gain + gain.T, {"sizes": sizes, "budget": float(np.ceil(6.6 * sizes.mean()))}
+
+
+@needs_compiler
+@pytest.mark.parametrize("limit", [0.05, 1.0])
+def test_a_deterministic_proof_is_the_same_under_any_clock(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
+    """On a machine whose clock stands still and on one where every look at it costs an hour."""
+    gain, arguments = instance(18, 1)
+    answers = []
+    for step in (0.0, 3600.0):
+        ticks = itertools.count()
+        monkeypatch.setattr(_clock, "time", SimpleNamespace(monotonic=lambda t=ticks, s=step: next(t) * s))
+        answers.append(solve(gain, **arguments, time_limit=limit, seed=3, deterministic=True))
+    one, two = answers
+    assert np.array_equal(one.assignment, two.assignment)
+    assert (one.objective, one.bound, one.status, one.method) == (two.objective, two.bound, two.status, two.method)
+
+
+def test_work_counts_in_deterministic_mode_only() -> None:
+    clock = Clock(10.0, deterministic=True)
+    part = clock.part(4.0)
+    part.nodes(_clock.NODES)
+    assert part.left() == pytest.approx(3.0)
+    assert clock.left() == pytest.approx(9.0)
+    assert clock.part(100.0).left() == pytest.approx(9.0)
+    wall = Clock(1e6)
+    wall.spend(5e5)
+    assert wall.left() > 9e5
+
+
+@needs_compiler
+def test_the_alarm_ends_a_search_and_leaves_a_true_bound() -> None:
+    gain, _ = instance(70, 2)
+    core = make_core(make_problem(gain))
+    full = Pricer(core).exact(np.zeros(70), 0.0, nodes=50)
+    assert not full.complete
+    pricer = Pricer(core, Clock(0.2))
+    found = pricer.exact(np.zeros(70), 0.0, nodes=2**60)
+    assert not found.complete
+    best = max(core.gain[np.ix_(m, m)].sum() / 2 for m in found.members)
+    assert found.bound >= best
+    assert pricer.stop[0] == 0
+
+
+@needs_compiler
+def test_ctrl_c_ends_a_search_in_machine_code() -> None:
+    gain, _ = instance(70, 2)
+    core = make_core(make_problem(gain))
+    pricer = Pricer(core)
+    pricer.exact(np.zeros(70), 0.0, nodes=5)  # compiled
+    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        pricer.exact(np.zeros(70), 0.0, nodes=2**60)
+    timer.join()
+
+
+def test_ctrl_c_ends_cp_sat() -> None:
+    gain, _ = instance(60, 4)
+    timer = threading.Timer(1.5, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        solve(gain, method="clique", time_limit=600, workers=1)
+    timer.join()
+    assert time.monotonic() - begin < 300
