@@ -182,7 +182,9 @@ def _general(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return []
     nested = {name for name in before if isinstance(before[name], Mapping)}
-    groups = [(name, before[name], after.get(name)) for name in sorted(nested)] or [("general text", before, after)]
+    groups = [(name, before[name], after.get(name)) for name in sorted(nested)] or [
+        (_titled(evaluation), before, after)
+    ]
     rows = []
     for name, first, second in groups:
         start, end = finite(entry(first, "loss")), finite(entry(second, "loss"))
@@ -208,6 +210,15 @@ def _general(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             places((row["change"], row["low"], row["high"])) if row["verdict"] in ("better", "worse") else 3
         )
     return [row for row in rows if row["before"] is not None]
+
+
+def _titled(evaluation: Mapping[str, Any]) -> str:
+    """What general text is called: with its split where that is not the one the domains were scored on."""
+    split = evaluation["general"].get("split")
+    if split is None or split == evaluation.get("split"):
+        return "general text"
+    why = ", which a KL term trains on" if split == "train" else ""
+    return f"general text (its {split} split{why}: it has no {evaluation.get('split')} split)"
 
 
 def _alignment(evaluation: Mapping[str, Any], frame: Frame) -> dict[str, Any] | None:

@@ -290,3 +290,16 @@ def test_the_caption_of_the_learning_rate_follows_the_data() -> None:
 @pytest.mark.parametrize("module", [_frame, _outcome, _provenance, _relations])
 def test_examples_in_the_docstrings_hold(module) -> None:
     assert doctest.testmod(module).failed == 0
+
+
+def test_general_text_scored_on_another_split_is_said() -> None:
+    values = evaluation({"a": (-0.2, -0.3, -0.1)}, general=0.1)
+    values["general"]["split"] = "test"
+    assert outcome_view(values, FRAME)["general"][0]["name"] == "general text"
+    values["general"]["split"] = "train"
+    name = outcome_view(values, FRAME)["general"][0]["name"]
+    assert name == "general text (its train split, which a KL term trains on: it has no test split)"
+    values["general"]["split"] = "validation"
+    assert (
+        outcome_view(values, FRAME)["general"][0]["name"] == "general text (its validation split: it has no test split)"
+    )
