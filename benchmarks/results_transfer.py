@@ -37,7 +37,7 @@ MEASURES = (
 )
 PROBES: dict[str, dict[str, Any]] = {
     "reviews": {"samples": 160, "probe_documents": 110, "probe_steps": 30, "max_length": 48},
-    "prose": {"samples": 120, "probe_documents": 60, "probe_steps": 40, "max_length": 128},
+    "prose": {"samples": 60, "probe_documents": 40, "probe_steps": 20, "max_length": 128},
 }
 
 
