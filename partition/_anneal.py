@@ -60,7 +60,7 @@ def anneal(
     work : vector steps to spend between them, a descent at temperature zero follows
     trade : share of the items that try to swap in each sweep, 0 for none
     seed : of the generator in the kernel
-    noise : float32 (rows, width), Gumbel draws; the number of rows is a power of two
+    noise : float32 (many,), Gumbel draws
     record : float64 (buckets, 3), output: items judged, moved, and value summed, by the logarithm of the temperature
     stop : int64 (1,), set to 1 from another thread when the time is up; read once a block
     """
@@ -151,9 +151,10 @@ def anneal(
     state = (np.uint64(seed) + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
     state = (state ^ (state >> np.uint64(32))) * np.uint64(0xAF251AF3B0F025B5)
     state ^= state >> np.uint64(29)
-    rows = np.uint64(noise.shape[0] - 1)
+    # Rows start anywhere in the table: every item sees every draw, also the rare ones that cross high walls.
+    rows = np.uint64(noise.shape[0] - width - 1)
     chance = np.uint64(min(1.0, trade) * 1048576.0)
-    drawn = np.zeros(m, dtype=np.int64)
+    drawn = np.zeros(m, dtype=np.uint64)
     score = np.zeros(width, dtype=gain.dtype)
     peak = np.zeros(width, dtype=gain.dtype)
     arg = np.zeros(width, dtype=np.uint32)
@@ -182,10 +183,10 @@ def anneal(
                 c = slots[q]
                 mark = np.uint32(c)
                 state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-                row = np.int64((state >> np.uint64(40)) & rows)
+                row = ((state >> np.uint64(32)) * rows) >> np.uint64(32)
                 drawn[c] = row
                 for k in range(width):
-                    score[k] = pull[c, b, k] + heat * noise[row, k]
+                    score[k] = pull[c, b, k] + heat * noise[row + np.uint64(k)]
                 for r in range(resources):
                     limit = room[r, c]
                     for k in range(width):
@@ -207,7 +208,7 @@ def anneal(
                     continue
                 delta = np.float64(pulls[c, i]) - np.float64(pulls[a, i])
                 # Earlier moves of this block may have changed the pulls: with the same noise, does it still pay?
-                if delta + heat * (noise[drawn[c], k] - noise[drawn[a], k]) <= 0.0:
+                if delta + heat * (noise[drawn[c] + np.uint64(k)] - noise[drawn[a] + np.uint64(k)]) <= 0.0:
                     continue
                 last = count[a] == 1
                 if last and (used <= least or count[c] == 0):
@@ -330,11 +331,11 @@ def anneal(
                         peak[k] = floor
                         arg[k] = 0
                     for d in range(blocks):
-                        row = np.int64((begin + np.uint64(d) * np.uint64(7)) & rows)
+                        row = (begin + np.uint64(d) * np.uint64(7919)) % rows
                         mark = np.uint32(d)
                         at = d * width
                         for k in range(width):
-                            x = swap[at + k] + heat * noise[row, k]
+                            x = swap[at + k] + heat * noise[row + np.uint64(k)]
                             better = x > peak[k]
                             arg[k] = mark if better else arg[k]
                             peak[k] = x if better else peak[k]
@@ -344,8 +345,8 @@ def anneal(
                         if peak[k] > peak[w]:
                             w = k
                     state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-                    row = np.int64((state >> np.uint64(40)) & rows)
-                    if peak[w] <= heat * noise[row, w]:
+                    row = ((state >> np.uint64(32)) * rows) >> np.uint64(32)
+                    if peak[w] <= heat * noise[row + np.uint64(w)]:
                         continue
                     j = np.int64(arg[w]) * width + w
                     if j >= n:

@@ -18,7 +18,7 @@ __all__ = ["Packed", "pack"]
 # Whole numbers up to here are exact in 32-bit floats, and so are their sums.
 _EXACT = 2.0**24
 _WIDTH = 64
-_ENTRIES = 32_768
+_DRAWS = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +105,12 @@ def pack(core: Core) -> Packed:
         kappa=float(np.rint(core.kappa * shrink)),
         unit=float(np.sqrt(np.mean(pairs**2))) or 1.0 if len(pairs) else 1.0,
         shrink=shrink,
-        noise=_noise(width),
+        noise=_noise(),
     )
 
 
 @cache
-def _noise(width: int) -> NDArray[np.float32]:
+def _noise() -> NDArray[np.float32]:
     """A shuffled table of the quantiles of the Gumbel distribution: the maximum of x + T·noise is a heat-bath draw."""
-    rows = 2 ** int(np.log2(_ENTRIES // width))
-    ranks = (np.random.default_rng(20_251_122).permutation(rows * width) + 0.5) / (rows * width)
-    return np.ascontiguousarray((-np.log(-np.log(ranks))).astype(np.float32).reshape(rows, width))
+    ranks = (np.random.default_rng(20_251_122).permutation(_DRAWS) + 0.5) / _DRAWS
+    return (-np.log(-np.log(ranks))).astype(np.float32)

@@ -23,7 +23,7 @@ __all__ = ["RATE", "SWEEP_RATE", "Job", "Leg", "Schedule", "run_kernel"]
 
 # Vector steps a second of the compiled kernel, and items a second of the fallback, on a slow core: they turn seconds
 # into work, so that the same seed and time limit give the same answer on any machine that keeps up.
-RATE = 800_000_000
+RATE = 1_000_000_000
 SWEEP_RATE = 15_000
 _BUCKETS = 32
 _ELITE = 4
@@ -35,6 +35,8 @@ _KINDS, _KINDS_LARGE = ("fresh", "warm"), ("fresh", "warm", "warm", "warm")
 _LARGE = 600
 # Rugged problems want many short legs from disorder, smooth ones few long ones: rounds are cut into these in turn.
 _PARTS = (1, 8)
+# Rounds in which a leg from far above to far below reads off the temperatures anew: a short one lags behind them.
+_WIDE = (0, 3, 6)
 # All pairs are looked at in every sweep up to here; beyond, as many items a sweep try to trade.
 _TRADERS = 300
 
@@ -97,8 +99,9 @@ def run_kernel(
 class Schedule:
     """Plans the jobs of each round and runs them; `stop` rings in the kernels when the time is up."""
 
-    def __init__(self, core: Core, seed: int) -> None:
+    def __init__(self, core: Core, start: NDArray[np.int64], seed: int) -> None:
         self.core = core
+        self.start = start
         self.seed = seed
         self.stop = np.zeros(1, dtype=np.int64)
         self.packed = pack(core) if have_compiler() else None
@@ -132,8 +135,10 @@ class Schedule:
         seed = derive_seed(self.seed, "heuristic", number, worker)
         rng = generator(seed, "elite")
         kinds = _KINDS_LARGE if self.core.n > _LARGE else _KINDS
-        kind = "wide" if self.ladder is None else kinds[(number + worker) % len(kinds)]
-        start = labels[int(rng.integers(min(_ELITE, len(labels))))]
+        kind = kinds[(number + worker) % len(kinds)]
+        if self.ladder is None or (number in _WIDE and worker == 0):
+            kind = "wide"
+        start = labels[int(rng.integers(min(_ELITE, len(labels))))] if kind == "warm" else self.start
         parts = _PARTS[number // len(kinds) % len(_PARTS)] if kind == "fresh" else 1
         return Job(start, kind, work, seed, parts)
 
@@ -166,7 +171,7 @@ class Schedule:
 
     def learn(self, record: NDArray[np.float64]) -> None:
         """Read the temperatures off a wide leg: where structure begins to form, is there in outline, is there."""
-        if self.packed is None or self.ladder is not None:
+        if self.packed is None:
             return
         wide = self._leg("wide", 1.0)
         seen = np.flatnonzero(record[:, 0] > 0)

@@ -87,7 +87,7 @@ def search(
         return pool
     workers = max(1, workers)
     budget = seconds * (RATE if have_compiler() else SWEEP_RATE)
-    schedule = Schedule(core, seed)
+    schedule = Schedule(core, start, seed)
     timer = threading.Timer(max(0.0, clock), schedule.ring)
     timer.daemon = True
     if not deterministic:

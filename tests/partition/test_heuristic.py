@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinfold.errors import PlanError
 from kinfold.partition import solve
 from kinfold.partition._core import Core, make_core
 from kinfold.partition._jit import have_compiler
@@ -152,3 +153,23 @@ def test_search_never_ends_below_its_start_and_keeps_distinct_partitions_in_orde
     assert len(pool.values) <= 5
     assert [core.value(labels) for labels in pool.labels] == pool.values
     assert len({labels.tobytes() for labels in pool.labels}) == len(pool.labels)
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", range(4))
+def test_the_answer_is_no_worse_than_any_peer(case):
+    rng = np.random.default_rng([case, 77])
+    k = 50
+    points = rng.normal(size=(7, 5))[rng.integers(0, 7, k)] + 0.6 * rng.normal(size=(k, 5))
+    gain = 6.0 - ((points[:, None] - points[None]) ** 2).sum(-1)
+    gain = (gain + gain.T) / 2
+    arguments: dict = {}
+    if case % 2:
+        sizes = rng.integers(1, 9, k).astype(float)
+        arguments = {"sizes": sizes, "budget": float(np.ceil(1.2 * sizes.sum() / 6))}
+    ours = solve(gain, method="heuristic", time_limit=0.3, deterministic=True, **arguments).objective
+    for name in ("single_linkage", "average_linkage", "louvain", "leiden", "spectral", "greedy", "all_in_one"):
+        try:
+            assert ours >= solve(gain, method=name, **arguments).objective - 1e-9, name
+        except PlanError:
+            continue  # what a peer proposes may be beyond repair
