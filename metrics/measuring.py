@@ -41,6 +41,7 @@ _NOISY_TOKENS = 10_000
 _FEW_DOCUMENTS = 30
 _EXACT_ROWS = 200_000
 _MEDIAN_POINTS = 2048
+_LEVEL = 0.05
 
 
 class _Draft:
@@ -333,6 +334,12 @@ def _mmd(
     draft.put("mmd2", found.mmd2, found.replicates)
     if found.p is not None and found.floor is not None:
         draft.put("mmd2_p", combine.adjust(found.p, settings.correction))
+        pairs = len(data) * (len(data) - 1) // 2
+        if settings.correction == "holm" and pairs > _LEVEL * (1 + settings.permutations):
+            draft.warnings.append(
+                f"mmd2_p: with {settings.permutations} permutations no p-value of {pairs} pairs can fall below "
+                f"{_LEVEL:g} after Holm's correction; raise measure.permutations to {int(pairs / _LEVEL)}, or use bh."
+            )
         draft.floors["mmd2"] = np.maximum(found.floor, 0.0)
     draft.details["mmd"] = "rff" if use_rff else "exact"
 

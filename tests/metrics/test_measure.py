@@ -173,9 +173,33 @@ def test_a_domain_that_cannot_be_compared_is_named(tmp_path, toy, bad, message):
         measure(corpora, settings=MeasureSettings(**FAST))
 
 
-def test_an_empty_split_is_named(toy):
-    only_train = MeasureSettings(**FAST, split="test")
-    assert measure(toy, settings=only_train).names  # the toy corpora have a test split by hash
+def test_an_empty_domain_or_split_is_named(tmp_path, toy):
+    with pytest.raises(CorpusError, match="'text' is empty"):
+        measure(
+            _write(tmp_path / "blank", good=list(toy["garden"].texts()), blank=["  ", "\n"]),
+            settings=MeasureSettings(**FAST),
+        )
+    trained = _write(tmp_path / "trained", a=list(toy["garden"].texts()), b=list(toy["engine"].texts()))
+    with pytest.raises(CorpusError, match="no text in the measured split"):
+        measure(trained, settings=MeasureSettings(**FAST, split="test"))
+    general = {"only": {"path": str(tmp_path / "trained" / "a.jsonl"), "general": True}}
+    with pytest.raises(CorpusError, match="no domain to measure"):
+        measure(load_corpora(general), settings=MeasureSettings(**FAST))
+
+
+def test_all_documents_identical_in_the_embedding_give_defined_values(toy, monkeypatch):
+    """Texts may differ and yet be one point to the embedder: no NaN, no difference, p = 1."""
+    from kinfold.metrics import embedders
+
+    monkeypatch.setattr(embedders, "_lsa", lambda texts, *_: [np.ones((len(group), 4), np.float32) for group in texts])
+    found = measure(toy, settings=MeasureSettings(**FAST, measures=(*DEFAULT_MEASURES, "proxy_a_distance")))
+    for name in found.names:
+        assert np.isfinite(found.matrix(name)).all(), name
+        assert all(np.isfinite(end).all() for end in found.interval(name)), name
+    np.testing.assert_allclose(found.matrix("mmd2"), 0, atol=1e-7)
+    np.testing.assert_array_equal(found.matrix("mmd2_p"), 1)
+    np.testing.assert_allclose(found.matrix("cosine"), 1, atol=1e-6)
+    assert any("lies at the centre" in line for line in found.warnings)
 
 
 def test_constant_documents_give_finite_numbers(tmp_path):
@@ -195,6 +219,35 @@ def test_nan_embeddings_are_an_error_that_names_the_domain(toy, monkeypatch):
     monkeypatch.setattr(embedders, "_lsa", broken)
     with pytest.raises(RelationsError, match="harbour"):
         measure(toy, settings=MeasureSettings(**FAST))
+
+
+def test_too_few_permutations_for_holm_are_said_so(toy):
+    wanted = {**FAST, "measures": ("mmd2_p",), "correction": "holm", "bootstrap": 0}
+    few = measure(toy, settings=MeasureSettings(**{**wanted, "permutations": 100}))  # 6 pairs need 120
+    assert any("raise measure.permutations to 120" in line for line in few.warnings)
+    assert few.matrix("mmd2_p").min() > 0.05
+    enough = measure(toy, settings=MeasureSettings(**{**wanted, "permutations": 150}))
+    assert not any("Holm" in line for line in enough.warnings)
+    assert enough.matrix("mmd2_p").min() < 0.05
+
+
+def test_many_documents_switch_to_random_features(toy, relations, monkeypatch):
+    from kinfold.metrics import measuring
+
+    wanted = {**FAST, "measures": ("mmd2", "mmd2_p")}
+    assert relations.details["mmd"] == "exact"
+    monkeypatch.setattr(measuring, "_EXACT_ROWS", 150)  # the toy corpora have 191 sampled documents
+    found = measure(toy, settings=MeasureSettings(**wanted))
+    assert found.details["mmd"] == "rff"
+    assert sum(found.details["embedded_documents"]) > 150
+    np.testing.assert_allclose(found.matrix("mmd2"), relations.matrix("mmd2"), rtol=0.05)
+    assert np.abs(found.matrix("mmd2") - relations.matrix("mmd2")).max() > 0
+    low, high = found.interval("mmd2")
+    assert ((low <= found.matrix("mmd2")) & (found.matrix("mmd2") <= high)).all()
+    assert measure(toy, settings=MeasureSettings(**wanted, mmd="exact")).details["mmd"] == "exact"
+    monkeypatch.setattr(measuring, "_EXACT_ROWS", 200)
+    assert measure(toy, settings=MeasureSettings(**wanted)).details["mmd"] == "exact"
+    assert measure(toy, settings=MeasureSettings(**wanted, mmd="rff")).details["mmd"] == "rff"
 
 
 def test_warnings_speak_of_small_budgets(relations):
