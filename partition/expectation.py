@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..metrics.relations import Relations
     from .settings import PlanSettings
 
-__all__ = ["Expectation", "contradiction_warning", "expectation", "lead"]
+__all__ = ["Expectation", "expectation", "label_warning", "lead"]
 
 # Class-mean cosines of domains with one label convention lay above +0.3 on real reviews, those of opposite conventions
 # below -0.3 (docs/results.md); unrelated tasks lie about 0.
@@ -115,30 +115,35 @@ def expectation(
     return Expectation(lead(gain, labels), float(np.mean(found)), float(np.std(found, ddof=1)), len(found))
 
 
-def contradiction_warning(labels: NDArray[np.int64], relations: Relations) -> str | None:
-    """Name the domains that share a stage though the same labels mean opposite things in them.
+def label_warning(labels: NDArray[np.int64], relations: Relations) -> str | None:
+    """What the labels say of the plan, where `class_mean_cosine` was measured and its two halves agree.
 
-    No measure of the text sees that; the cosine of class-mean differences does, where it was measured and its two
-    halves agree. None where it was not, or no such pair shares a stage.
+    Either the domains that share a stage though the same labels mean opposite things in them, which no measure of the
+    text sees; or that labels agree in every pair, under which condition groups made no difference in training. None
+    where neither is so: contradicting domains that the plan keeps apart are what a plan is for.
     """
     name = "class_mean_cosine"
-    if name not in relations.names or not relations.agreement.get(name, {}).get("usable", False):
+    known = name in relations.names and bool(relations.agreement.get(name, {}).get("usable", False))
+    if not known or len(labels) < 2:
         return None
     cosine = np.asarray(relations.matrix(name), dtype=np.float64)
-    k = len(labels)
-    pairs = [
-        (float(cosine[i, j]), relations.domains[i], relations.domains[j])
-        for i in range(k)
-        for j in range(i + 1, k)
-        if labels[i] == labels[j] and cosine[i, j] < _OPPOSITE
-    ]
-    if not pairs:
+    rows, columns = np.triu_indices(len(labels), 1)
+    values = cosine[rows, columns]
+    if values.min() >= _OPPOSITE:
+        return (
+            f"Labels agree between all domains (least class-mean cosine {values.min():.2f}): these domains hardly "
+            "conflict; any grouping within budget will do."
+        )
+    inside = np.flatnonzero((labels[rows] == labels[columns]) & (values < _OPPOSITE))
+    if not len(inside):
         return None
-    worst, first, second = min(pairs)
+    worst = inside[values[inside].argmin()]
+    first, second = relations.domains[rows[worst]], relations.domains[columns[worst]]
     return (
-        f"Labels contradict in {len(pairs)} pair(s) that share a stage, most of all {first} and {second} "
-        f"(class-mean cosine {worst:.2f}): the same label means opposite things there, which no measure of the text "
-        "sees; plan by class_mean_cosine (plan.synergy and plan.discrepancy), or name the pairs in plan.cannot_link."
+        f"Labels contradict in {len(inside)} pair(s) that share a stage, most of all {first} and {second} "
+        f"(class-mean cosine {values[worst]:.2f}): the same label means opposite things there, which no measure of the "
+        "text sees; plan by class_mean_cosine (plan.synergy and plan.discrepancy), or name the pairs in "
+        "plan.cannot_link."
     )
 
 

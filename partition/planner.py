@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ._seal import seal_of
 from ._solve import solve_problem
 from .confidence import bootstrap_confidence, phase_diagram, trivial_kind
-from .expectation import contradiction_warning, expectation
+from .expectation import expectation, label_warning
 from .explain import explain_assignment
 from .order import best_order, order_score, stage_matrices
 from .peers import compare_solvers
@@ -363,7 +363,8 @@ def _warnings(
             )
     # Of the plan as it is: what its groups promise over others of their sizes, and what no text measure sees.
     expected = expectation(labels, relations, settings)
-    out += [line for line in (contradiction_warning(labels, relations), expected and expected.warning) if line]
+    said = (label_warning(labels, relations), None if expected is None else expected.warning)
+    out += [line for line in said if line is not None]
     if solution.status != "optimal":
         out.append(
             f"The plan is not proved optimal ({solution.certificate}); raise time_limit for a better certificate."

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinfold.metrics.relations import Relations
 from kinfold.partition import PlanSettings, make_plan
-from kinfold.partition.expectation import Expectation, _exchanged, contradiction_warning, expectation, lead
+from kinfold.partition.expectation import Expectation, _exchanged, expectation, label_warning, lead
 
 PLAIN = PlanSettings(budget={"domains": 3}, bootstrap=0, phase=0, compare=False, workers=1, time_limit=5)
 
@@ -87,15 +87,18 @@ def test_contradicting_labels_in_one_stage_are_named(relations) -> None:
     agreement = {"class_mean_cosine": {"split_half": 0.9, "usable": True, "why": ""}}
     known = replace(relations, matrices={**relations.matrices, "class_mean_cosine": cosine}, agreement=agreement)
     together = np.zeros(k, dtype=np.int64)
-    said = contradiction_warning(together, known)
+    said = label_warning(together, known)
     assert said is not None
     assert "d00 and d03 (class-mean cosine -0.90)" in said
     assert f"{(k // 2) * (k - k // 2)} pair(s)" in said
     # Apart by convention, unknown, or not to be trusted: nothing to say.
-    assert contradiction_warning((side < 0).astype(np.int64), known) is None
-    assert contradiction_warning(together, relations) is None
+    assert label_warning((side < 0).astype(np.int64), known) is None
+    assert label_warning(together, relations) is None
+    alike = replace(known, matrices={**known.matrices, "class_mean_cosine": np.abs(cosine)})
+    assert "Labels agree between all domains (least class-mean cosine 0.60)" in (label_warning(together, alike) or "")
+    assert label_warning(np.zeros(1, dtype=np.int64), alike.subset(["d00"])) is None
     unsure = {"class_mean_cosine": {"split_half": 0.1, "usable": False, "why": "noise"}}
-    assert contradiction_warning(together, replace(known, agreement=unsure)) is None
+    assert label_warning(together, replace(known, agreement=unsure)) is None
 
 
 def test_the_sentence_names_the_numbers() -> None:
@@ -126,3 +129,11 @@ def test_the_lead_is_over_the_mean_of_all_deals_and_exchanges_only_raise_it(k: i
     assert sorted(after.tolist()) == sorted(labels.tolist())
     assert lead(gain, after) >= lead(gain, labels) - 1e-9
     assert max(inside(one) for one in deals) >= inside(after) - 1e-9
+
+
+def test_the_planner_warns_where_it_expects_no_difference_and_only_there(relations_of) -> None:
+    clear = make_plan(relations_of(k=12, seed=3, replicates=20, noise=0.03), settings=PLAIN)
+    assert not any("any grouping within budget will do" in line for line in clear.warnings)
+    blurred = [make_plan(_only_noise(relations_of(k=12), seed), settings=PLAIN) for seed in range(6)]
+    warned = [any("any grouping within budget will do" in line for line in plan.warnings) for plan in blurred]
+    assert sum(warned) >= 4
