@@ -33,10 +33,11 @@ class Pool:
     labels: list[NDArray[np.int64]] = field(default_factory=list)
     values: list[int] = field(default_factory=list)
     keep: int = 64
+    labelled: bool = False
 
     def add(self, labels: NDArray[np.int64], value: int) -> bool:
-        """Insert unless known; whether it is the new best."""
-        labels = canonical(labels)
+        """Insert unless known; whether it is the new best. Where stages differ (`labelled`) their numbers are kept."""
+        labels = np.asarray(labels, dtype=np.int64) if self.labelled else canonical(labels)
         best = not self.values or value > self.values[0]
         for known, other in zip(self.values, self.labels, strict=True):
             if known == value and np.array_equal(other, labels):
@@ -75,6 +76,7 @@ def search(
     read at all: the work follows from `seconds` alone.
     """
     pool = Pool() if pool is None else pool
+    pool.labelled = core.labelled
     _warm_up()
     clock = seconds if clock is None else clock
     deadline = np.inf if deterministic else time.monotonic() + clock

@@ -173,3 +173,17 @@ def test_the_answer_is_no_worse_than_any_peer(case):
             assert ours >= solve(gain, method=name, **arguments).objective - 1e-9, name
         except PlanError:
             continue  # what a peer proposes may be beyond repair
+
+
+def test_stages_with_limits_of_their_own_keep_their_numbers():
+    rng = np.random.default_rng(8)
+    gain = rng.integers(-9, 10, (20, 20)).astype(float)
+    gain = np.triu(gain, 1) + np.triu(gain, 1).T
+    sizes = rng.integers(1, 6, 20).astype(float)
+    # The stage of the first domain need not be the first stage: relabelling would break the limits.
+    budget = [10.0, 14.0, 18.0, 22.0, 26.0]
+    core = make_core(make_problem(gain, sizes=sizes, budget=budget, minimum=[1.0, 2.0, 3.0, 15.0, 18.0]))
+    pool = search(core, seconds=0.05, seed=2, deterministic=True)
+    assert len(pool.labels) > 1
+    assert all(core.feasible(labels) for labels in pool.labels)
+    assert [core.value(labels) for labels in pool.labels] == pool.values
