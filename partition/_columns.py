@@ -35,6 +35,8 @@ _POOL_LAST = 400_000
 # A search for stages may leave this share of the gap unexamined (a stage), and begins with so many nodes.
 _LOOSE = 0.01
 _NODES = 300_000
+# A single pricing that this many nodes do not settle is left to other bounds.
+_HOPELESS = 4_000_000
 
 Duals = tuple["NDArray[np.float64]", float, "NDArray[np.float64]"]
 Report = Callable[["NDArray[np.int64] | None", int, float], None]
@@ -255,7 +257,7 @@ class _Generation:
                 return added + self.add(extra, self.core.n)
             if found.complete:
                 return 0
-            if self.clock.left() <= 0:
+            if self.clock.left() <= 0 or nodes > _HOPELESS:
                 return None
             nodes *= 6
 

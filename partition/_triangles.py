@@ -89,14 +89,16 @@ def triangle_bound(
         if duals is None:
             break
         bound, reduced = model.safe(duals)
-        if bound < best:
-            best = bound
+        if max(bound, enough - 1) < best:
+            # Below the incumbent it only says that nothing is better.
+            best = max(bound, enough - 1)
             report(best)
         if best < enough:
             break
+        # Before anything is fixed: a changed programme has no solution to read.
+        point = model.point()
         if np.isfinite(enough):
             model.fix(bound, reduced, enough)
-        point = model.point()
         fresh = _violated(point, _ROUND)
         if not len(fresh):
             labels = _whole(point)

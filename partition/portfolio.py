@@ -58,7 +58,7 @@ def run_portfolio(run: Run, method: str) -> None:
 
 
 def _prove(run: Run, pool: Pool, method: str) -> None:
-    """Triangles where no budget binds (or stages are too large to price), then stages, then CP-SAT."""
+    """Triangles where no budget binds or there are many items, then stages, then CP-SAT or triangles after all."""
     core = run.core
     binding = any(int(core.upper[r, 0]) < int(core.sizes[r].sum()) for r in range(len(core.sizes)))
     small = _Rest(core, np.arange(core.n), pool.labels)
@@ -77,6 +77,9 @@ def _prove(run: Run, pool: Pool, method: str) -> None:
         _columns(run, small, tail * run.left() if method != "columns" else run.left())
     if small.core.n <= CLIQUE_LIMIT and not run.proved():
         _clique(run, run.left(), small)
+    elif method != "columns" and binding and core.n <= COLUMN_LIMIT and not run.proved() and run.left() > 0:
+        # Stages too large to price: pairs and capacities at least give a certified gap.
+        _triangles(run, run.left())
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,33 @@ def test_triangle_bound_is_above_the_optimum_and_tight_on_structure(seed):
         assert core.unscale(core.value(found.labels)) <= answer.objective + 1e-9
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_pairs_are_fixed_only_where_every_better_partition_agrees(seed, capfd):
+    """From a poor incumbent, so that there are better partitions for the fixed pairs to be wrong about."""
+    from kinfold.partition._triangles import contracted
+
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(4, 3))[rng.integers(0, 4, 12)] + 0.3 * rng.normal(size=(12, 3))
+    gain = np.round(30 - 20 * ((points[:, None] - points[None]) ** 2).sum(-1))
+    core = make_core(make_problem(gain))
+    best = solve(gain, workers=1)
+    poor = best.assignment.copy()
+    poor[int(rng.integers(12))] = poor.max() + 1
+    found = triangle_bound(core, incumbent=poor)
+    assert "model has been changed" not in capfd.readouterr().err
+    if core.value(poor) < core.value(best.assignment):
+        same = best.assignment[:, None] == best.assignment[None, :]
+        assert not (found.apart & same).any()
+        assert not (found.together & ~same).any()
+        rest = contracted(core, found)
+        assert rest is not None
+        smaller, item = rest
+        first = np.unique(item, return_index=True)[1]
+        assert smaller.value(best.assignment[first]) == core.value(best.assignment)
+    else:
+        assert found.bound >= core.value(best.assignment)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_pricing_finds_the_best_stage_and_enumerates_all(seed):
     from kinfold.partition._jit import have_compiler
