@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from _common import RECORDS
 from _results import STORE
 from _results_data import (
     cell_values,
@@ -65,12 +67,35 @@ def when_page() -> str:
     return "\n\n".join(["## When does a plan matter?", text_head, table(head, rows), "\n".join(said)])
 
 
+def _validated(name: str) -> list[str]:
+    """Where the study itself has no record: the newest of the metrics' own validation benchmark."""
+    path = RECORDS / f"metrics_validation_{name}.json"
+    if not path.exists():
+        return []
+    newest = json.loads(path.read_text())[-1]
+    config, results = newest["config"], newest["results"]
+    agreed = "one seed" if results["reliability"] is None else f"seeds agree at ρ = {results['reliability']:.2f}"
+    return [
+        f"**{name.capitalize()}**, from `benchmarks/bench_metrics_validation.py {name}` ({config['kind']}, embedder "
+        f"{config['embedder'].rsplit('/', 1)[-1]}, {config['steps']} steps, {config['documents']} texts a domain, "
+        f"{agreed}; commit {newest.get('commit', 'not noted')}):",
+        table(
+            ["measure", "Spearman ρ", "95 % over domains", "split-half agreement"],
+            [
+                [measure, f"{rho:+.2f}", span, number(agreement, 2) if agreement != "" else "–"]
+                for measure, rho, span, agreement in results["rows"]
+            ],
+        ),
+    ]
+
+
 def transfer_page() -> str:
     """What predicts transfer."""
     parts: list[str] = []
     for name in ("reviews", "prose"):
         value = stored(f"transfer-{name}", "transfer")
         if value is None:
+            parts += _validated(name)
             continue
         found, settings = correlations(value), value["settings"]
         best, sure = found[0], [one for one in found if one.low > 0]
