@@ -80,13 +80,17 @@ def _validated(name: str) -> list[str]:
         f"{config['embedder'].rsplit('/', 1)[-1]}, {config['steps']} steps, {config['documents']} texts a domain, "
         f"{agreed}; commit {newest.get('commit', 'not noted')}):",
         table(
-            ["measure", "Spearman ρ", "95 % over domains", "split-half agreement"],
+            ["measure", "Spearman ρ", "95 % over domains", "p", "split-half agreement"],
             [
-                [measure, f"{rho:+.2f}", span, number(agreement, 2) if agreement != "" else "–"]
-                for measure, rho, span, agreement in results["rows"]
+                [row[0], f"{row[1]:+.2f}", row[2], f"{row[3]:.4f}" if len(row) > 5 else "–", _or_dash(row[-1])]
+                for row in results["rows"]
             ],
         ),
     ]
+
+
+def _or_dash(value: object) -> str:
+    return number(value, 2) if isinstance(value, float) else "–"
 
 
 def transfer_page() -> str:
@@ -156,8 +160,10 @@ def _serving_default(leads: dict[str, Any]) -> str:
         )
     if lost(leads):
         return (
-            text
-            + "Nowhere is the last backbone ahead beyond doubt: serve the snapshot where the report shows forgetting."
+            f"{text}Nowhere is the last backbone ahead beyond doubt, and it is behind on {', '.join(lost(leads))}. "
+            "It is still what a run exports to `adapters/` and what `compare.serving` judges "
+            "by default; by this evidence serve the adapters of each domain's own stage (`stages/NN/adapters/`) "
+            "wherever the run's report shows forgetting."
         )
     return text + "The last backbone stays the default."
 

@@ -14,6 +14,7 @@ from _results_data import (
     policy_lead,
     records,
     row,
+    serving_lead,
     stored,
 )
 from _results_words import CELLS, RIVALS, SETS, against, interval, number, table, than
@@ -115,11 +116,34 @@ def set_page(name: str) -> str:
         f"![The plan's lead over each rival](images/results-{name}.svg)",
         " ".join(against(value, rival, leads.get(rival)) for rival in ("joint", "independent", "random")),
         " ".join(others),
+        _meaning(name, value, leads),
         f"Not run here, for time: {', '.join(missing)}." if missing else "",
         _expected(value.get("expectation")),
         _beside_the_papers(value) if name == "reviews" else "",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _meaning(name: str, value: Mapping[str, Any], leads: Mapping[str, Any]) -> str:
+    """What we think the verdicts mean: only readings that the numbers of this set allow."""
+    said = []
+    joint, random, serving = leads.get("joint"), leads.get("random"), serving_lead(name, value, "plan")
+    if joint is not None and joint.high < 0:
+        said.append(
+            "every stage begins with new adapters and a new learning-rate schedule and has only its share of the "
+            "steps, where in one stage each adapter learns from the first step to the last"
+        )
+    if serving is not None and serving.high < 0:
+        said.append(
+            f"later stages take back some of what earlier ones gained (the last backbone is behind each domain's own, "
+            f"{interval(serving)})"
+        )
+    if random is not None and random.low <= 0:
+        said.append(
+            "domains that differ in their words need not stand in each other's way: which of them shared a stage made "
+            "no difference that these runs could show"
+        )
+    return f"What we think it means: {'; '.join(said)}." if said else ""
 
 
 def _expected(found: Mapping[str, Any] | None) -> str:

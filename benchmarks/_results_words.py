@@ -70,7 +70,8 @@ def against(value: Mapping[str, Any], name: str, lead: Lead | None) -> str:
         return f"The plan **beats {rival}** by {much} ({wins})."
     if lead.high < 0:
         return f"The plan **loses to {rival}** by {much} ({wins})."
-    return f"Between the plan and {rival} **no difference is shown** ({wins})."
+    half = (lead.high - lead.low) / 2
+    return f"Between the plan and {rival} **no difference is shown** ({wins}); one below {half:.3f} could hardly show."
 
 
 def listed(leads: Mapping[str, Lead]) -> str:
