@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bench_memory.py --corpora ../shared/data/prose
 
-Each case trains four steps (optimiser state included) of a random Llama in a process of its own. Measured is what the
-tensors hold at most, from the allocator's own events, so that scratch inside kernels counts; beside it, how far
+Each case trains two steps, twice, of a random Llama in a process of its own, optimiser state included. Measured is what
+the tensors hold at most, from the allocator's own events, so that scratch inside kernels counts; beside it, how far
 the resident memory of the process rose above where it stood before the model was loaded. The estimate is what
-`kinfold train --dry-run` prints: made from the configuration on the meta device, with the lengths of the documents.
+`kinfold train --dry-run` prints: made from the configuration on the meta device, for the largest micro-batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from _common import record, table
 
 BASE = {"hidden": 256, "layers": 4, "vocabulary": 8192, "domains": 4}
-_STEPS = 4
+_STEPS = 2
 OFF = {"ssl_weight": 0.0, "align_weight": 0.0, "kl_weight": 0.0}
 CASES: dict[str, dict[str, Any]] = {
     "fp32, task alone": {**OFF},

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .._files import digest, read_json
+from .._files import read_json
 from ..errors import ConfigError, ModelError
-from .fingerprint import hub_options, local_folder
+from .fingerprint import hub_options, local_folder, model_fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Base", "load_base", "model_fingerprint", "quiet", "resolve_device", "set_checkpointing"]
 
 logger = logging.getLogger(__name__)
-_EDGE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -175,35 +173,6 @@ def _check_folder(path: Path) -> None:
     names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
     if not any((path / name).exists() for name in names):
         raise ModelError(f"{path}: the model has no tokenizer; save its tokenizer into the same folder.")
-
-
-def model_fingerprint(name: str | Path) -> str:
-    """A digest of a model's configuration and weights: of each safetensors file its size, header, first and last MiB.
-
-    Hashing every byte of a 70B model would take minutes at each start, so an edit in the middle of a file that
-    keeps all shapes goes unseen.
-    """
-    path = local_folder(name)
-    if path is None:
-        from transformers.utils.hub import cached_file
-
-        try:
-            found = cached_file(str(name), "config.json")
-        except OSError:
-            return digest("hub", str(name))
-        path = Path(str(found)).parent
-    parts: list[Any] = []
-    config = read_json(path / "config.json", error=ModelError)
-    if isinstance(config, Mapping):
-        config = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
-    parts.append(json.dumps(config, sort_keys=True))
-    for file in sorted(path.glob("*.safetensors")):
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            head = stream.read(_EDGE)
-            stream.seek(max(0, size - _EDGE))
-            parts.append([file.name, size, digest(head.hex()), digest(stream.read(_EDGE).hex())])
-    return digest(*parts)
 
 
 def _load(loader: Any, name: str | Path, what: str, **options: Any) -> Any:
