@@ -153,6 +153,14 @@ def register(app: typer.Typer) -> None:
         ] = "adapters",
         domains: Annotated[list[str] | None, typer.Option("--domain", help="Only this domain; repeatable.")] = None,
         rank: Annotated[int | None, typer.Option("--rank", help="Compress each adapter to this rank by SVD.")] = None,
+        backbone: Annotated[
+            str,
+            typer.Option(
+                "--backbone",
+                help="Serve a domain behind the shared adapters up to its own stage, the last one, or whichever "
+                "scored better in the run's evaluation (own, last, better).",
+            ),
+        ] = "better",
         router: Annotated[
             bool, typer.Option("--router", help="Also fit a router that sends a text to its domain's adapter.")
         ] = False,
@@ -164,6 +172,7 @@ def register(app: typer.Typer) -> None:
 
           $ kinfold export run -o adapters
           $ kinfold export run -o merged --as merged --domain law
+          $ kinfold export run -o last --backbone last
           $ kinfold export run -o serving --as vllm --rank 16 --router
         """
         from ..stages import Run, export_run
@@ -173,8 +182,16 @@ def register(app: typer.Typer) -> None:
         opened = Run.load(run)
         texts = _texts(common, opened, {"corpora": corpora}) if router else None
         form_: Any = form
+        backbone_: Any = backbone
         result = export_run(
-            opened, out, form=form_, domains=domains, rank=rank, corpora=texts, progress=common.progress
+            opened,
+            out,
+            form=form_,
+            domains=domains,
+            rank=rank,
+            backbone=backbone_,
+            corpora=texts,
+            progress=common.progress,
         )
         common.session.show(export_table(result))
         if result.flags:

@@ -213,16 +213,22 @@ def _sample(sample: Any) -> Any:
 
 
 def export_table(export: Any) -> Any:
-    """Exported domains with rank, error against the run and where they are."""
+    """Exported domains with rank, backbone, error against the run and where they are."""
     from rich.text import Text
 
     table = _table(
-        ("domain", "left"), ("rank", "right"), ("update error", "right"), ("logits", "right"), ("path", "left")
+        ("domain", "left"),
+        ("rank", "right"),
+        ("backbone", "right"),
+        ("update error", "right"),
+        ("logits", "right"),
+        ("path", "left"),
     )
     for name, path in sorted(export.paths.items()):
         table.add_row(
             Text(clean(name)),
             str(export.ranks.get(name, "-")),
+            f"stage {export.stages[name]}",
             _small(export.errors.get(name)),
             _small(export.logits.get(name)),
             Text(clean(str(path))),

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from .heads import Heads
     from .model import Base
 
-__all__ = ["FORMS", "Export", "export_run"]
+__all__ = ["BACKBONES", "FORMS", "Export", "export_run"]
 
 FORMS = ("adapters", "merged", "vllm")
+BACKBONES = ("better", "last", "own")
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -41,6 +42,8 @@ class Export:
         Folder of each domain.
     ranks
         Rank of each written adapter (0 for merged models).
+    stages
+        How many stages' shared adapters each holds: those up to its own stage, or all.
     errors
         Relative Frobenius error of each update: 0 unless compressed.
     logits
@@ -55,6 +58,7 @@ class Export:
     form: str
     paths: dict[str, str]
     ranks: dict[str, int]
+    stages: dict[str, int]
     errors: dict[str, float]
     logits: dict[str, float]
     flags: str = ""
@@ -72,6 +76,7 @@ def export_run(
     form: Literal["adapters", "merged", "vllm"] = "adapters",
     domains: Sequence[str] | None = None,
     rank: int | None = None,
+    backbone: Literal["better", "last", "own"] = "better",
     corpora: Corpora | None = None,
     progress: Progress = SILENT,
 ) -> Export:
@@ -90,6 +95,9 @@ def export_run(
         Only these; None exports all.
     rank
         Compress each adapter to this rank by singular values; None keeps the exact concatenation.
+    backbone
+        Behind which shared adapters a domain is served: "own" ends with the stage that trained it, "last" with the
+        run's last, "better" is whichever had the lower loss in the run's evaluation (the last without one).
     corpora
         Where given, a domain router is fitted on them and written beside.
     progress
@@ -107,7 +115,8 @@ def export_run(
     manifest = opened.manifest
     out = Path(out)
     chosen = tuple(domains) if domains is not None else opened.domains
-    _check(opened, out, form, chosen, rank, manifest["task"])
+    _check(opened, out, form, chosen, rank, manifest["task"], backbone)
+    depths = {name: _depth(opened, name, backbone) for name in chosen}
     settings = TrainSettings.from_dict(manifest["settings"])
     progress.say(f"Loading the base model {manifest['model']['name']}.")
     base, heads = _load(manifest, settings)
@@ -118,15 +127,18 @@ def export_run(
     ranks: dict[str, int] = {}
     reference: dict[str, Tensor] = {}
     with atomic_dir(out) as folder:
-        bank = serving_bank(base, opened.path, opened.stages, settings, heads)
         try:
-            for name in chosen:
-                reference[name] = _served_logits(base, bank, heads, name, probe)
-                target = _target(folder, form, name)
-                errors[name] = export_adapter(bank, name, target, base, heads, rank=rank)
-                ranks[name] = _rank_of(target)
+            for depth in sorted(set(depths.values())):
+                bank = serving_bank(base, opened.path, opened.stages[:depth], settings, heads)
+                try:
+                    for name in (name for name in chosen if depths[name] == depth):
+                        reference[name] = _served_logits(base, bank, heads, name, probe)
+                        target = _target(folder, form, name)
+                        errors[name] = export_adapter(bank, name, target, base, heads, rank=rank)
+                        ranks[name] = _rank_of(target)
+                finally:
+                    bank.detach()
         finally:
-            bank.detach()
             if heads is not None:
                 heads.detach()
         with progress.task("load back", total=len(chosen), unit="domain") as task:
@@ -152,14 +164,18 @@ def export_run(
             made.save(folder / "router")
             router = dict(made.accuracy)
         flags = _vllm(folder, out, manifest, paths, ranks) if form == "vllm" else ""
-        result = Export(str(out), form, paths, ranks, errors, logits, flags, router)
+        result = Export(str(out), form, paths, ranks, depths, errors, logits, flags, router)
         write_json(folder / "export.json", result.to_dict())
     return result
 
 
-def _check(run: Run, out: Path, form: str, domains: Sequence[str], rank: int | None, task: str) -> None:
+def _check(
+    run: Run, out: Path, form: str, domains: Sequence[str], rank: int | None, task: str, backbone: str = "better"
+) -> None:
     if form not in FORMS:
         raise ConfigError(f"export form={form!r}: must be one of {', '.join(FORMS)}.")
+    if backbone not in BACKBONES:
+        raise ConfigError(f"export backbone={backbone!r}: must be one of {', '.join(BACKBONES)}.")
     if form == "vllm" and task == "classification":
         raise ConfigError("export form='vllm': vLLM serves no trained classification head with an adapter; use merged.")
     if rank is not None and rank < 1:
@@ -171,6 +187,17 @@ def _check(run: Run, out: Path, form: str, domains: Sequence[str], rank: int | N
             raise RunError(f"{run.path}: no domain {name!r}; it has {', '.join(run.domains)}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists and is not empty; name another folder.")
+
+
+def _depth(run: Run, name: str, backbone: str) -> int:
+    """How many stages' shared adapters `name` is served behind."""
+    last = len(run.stages)
+    own = next(t for t, stage in enumerate(run.stages) if name in stage) + 1
+    if backbone != "better":
+        return own if backbone == "own" else last
+    evaluation = run.evaluation if (run.path / "evaluation.json").exists() else {}
+    after = [((evaluation.get(key) or {}).get(name) or {}).get("loss") for key in ("snapshot", "final")]
+    return own if None not in after and after[0] < after[1] else last
 
 
 def _load(manifest: dict[str, Any], settings: TrainSettings) -> tuple[Base, Heads | None]:

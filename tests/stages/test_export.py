@@ -29,7 +29,7 @@ def run(toy_corpora: Path, tiny_llama_dir: Path, tmp_path_factory: pytest.TempPa
 
 
 def test_exact_adapters_and_a_router(run: Run, toy_corpora: Path, tmp_path: Path) -> None:
-    result = export_run(run, tmp_path / "out", corpora=load_corpora(toy_corpora))
+    result = export_run(run, tmp_path / "out", backbone="last", corpora=load_corpora(toy_corpora))
     # Two shared adapters of rank 4 and the domain's own.
     assert result.ranks == {"engine": 12, "garden": 12, "kitchen": 12}
     assert set(result.errors.values()) == {0.0}
@@ -45,13 +45,41 @@ def test_exact_adapters_and_a_router(run: Run, toy_corpora: Path, tmp_path: Path
 
 
 def test_compression_states_its_error(run: Run, tmp_path: Path) -> None:
-    full = export_run(run, tmp_path / "a", rank=12, domains=["garden"])
+    full = export_run(run, tmp_path / "a", rank=12, backbone="last", domains=["garden"])
     assert full.errors["garden"] < 1e-5
     assert full.logits["garden"] < 1e-4
-    small = export_run(run, tmp_path / "b", rank=2, domains=["garden"])
+    small = export_run(run, tmp_path / "b", rank=2, backbone="last", domains=["garden"])
     assert small.ranks == {"garden": 2}
     assert 0.05 < small.errors["garden"] < 1
     assert small.logits["garden"] > full.logits["garden"]
+
+
+def test_each_domain_is_served_behind_the_backbone_that_scored_better(run: Run, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    own = export_run(run, tmp_path / "own", backbone="own")
+    assert own.stages == {"engine": 2, "garden": 1, "kitchen": 1}
+    # One shared adapter of rank 4 less than on the last backbone, and just what the stage itself had left.
+    assert own.ranks == {"engine": 12, "garden": 8, "kitchen": 8}
+    written = load_file(Path(own.paths["garden"]) / "adapter_model.safetensors")
+    left = load_file(run.adapter("garden", stage=0) / "adapter_model.safetensors")
+    assert written.keys() == left.keys()
+    assert all(torch.equal(written[name], left[name]) for name in left)
+    file = run.path / "evaluation.json"
+    kept = file.read_text()
+    try:
+        evaluation = json.loads(kept)
+        evaluation["snapshot"]["garden"]["loss"], evaluation["final"]["garden"]["loss"] = 1.0, 2.0
+        evaluation["snapshot"]["kitchen"]["loss"], evaluation["final"]["kitchen"]["loss"] = 2.0, 1.0
+        file.write_text(json.dumps(evaluation))
+        assert export_run(run, tmp_path / "better").stages == {"engine": 2, "garden": 1, "kitchen": 2}
+        file.unlink()
+        assert export_run(run, tmp_path / "unscored").stages == {"engine": 2, "garden": 2, "kitchen": 2}
+    finally:
+        file.write_text(kept)
+    with pytest.raises(ConfigError, match=r"better, last, own"):
+        export_run(run, tmp_path / "bad", backbone="first")  # type: ignore[arg-type]
 
 
 def test_merged_weights_need_no_adapter(run: Run, tmp_path: Path) -> None:
