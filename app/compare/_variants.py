@@ -113,7 +113,7 @@ def _train_settings(method: str, train: TrainSettings) -> TrainSettings:
             raise ConfigError("compare.ablate: shared adapters are off already; remove 'shared' or set train.adapters.")
         # Independent means nothing shared: neither the adapter nor, with labels, the head.
         head = "domain" if method == "independent" else train.head
-        return replace(train, adapters="domain", head=head, rho_shared=None)  # type: ignore[arg-type]
+        return replace(train, adapters="domain", head=head, rho_shared=None)
     if method == "no-domain":
         if train.adapters == "shared":
             raise ConfigError("compare.ablate: domain adapters are off already; remove 'domain' or set train.adapters.")
