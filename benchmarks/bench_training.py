@@ -5,8 +5,9 @@
 
 Same model, same documents (in tokens, cut alike), same precision, same LoRA shape, batches of about the same number of
 tokens, AdamW, no extra loss terms. What counts are real tokens per CPU second of the whole training call, padding
-excluded. Ways run in turn within each round and are compared within the round. `--overhead` compares the executor
-(log, checks, schedule, progress) with a bare loop over the same steps.
+excluded. In bf16 every way has a bf16 base and fp32 adapters. Ways run in turn within each round and are compared
+within the round. `--overhead` compares the executor (log, checks, schedule, progress) with a bare loop over the same
+steps.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ def documents_of(stores: Stores) -> list[list[int]]:
     return [store.piece(i).tolist() for store in stores.domains.values() for i in range(len(store))]
 
 
-def peft_model(folder: Path, rank: int) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+def peft_model(folder: Path, rank: int, dtype: torch.dtype) -> Any:
+    """The base in the given precision; PEFT keeps its adapters in fp32, as Kinfold does."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     return peft.get_peft_model(model, config)
 
@@ -97,15 +99,17 @@ def _arguments(kind: Any, folder: Path, rows: int, **extra: Any) -> Any:
     )
 
 
-def hf_trainer(folder: Path, documents: list[list[int]], rank: int, rows: int, *, grouped: bool) -> Callable[[], None]:
+def hf_trainer(
+    folder: Path, documents: list[list[int]], rank: int, rows: int, *, grouped: bool, dtype: torch.dtype
+) -> Callable[[], None]:
     import datasets
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     data = datasets.Dataset.from_dict({"input_ids": documents})
     names = {"train_sampling_strategy": "group_by_length"} if grouped else {}
     trainer = transformers.Trainer(
-        model=peft_model(folder, rank),
-        args=_arguments(transformers.TrainingArguments, folder, rows, **names),
+        model=peft_model(folder, rank, dtype),
+        args=_arguments(transformers.TrainingArguments, folder, rows, bf16=dtype == torch.bfloat16, **names),
         train_dataset=data,
         data_collator=transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False),
         callbacks=None,
@@ -114,7 +118,9 @@ def hf_trainer(folder: Path, documents: list[list[int]], rank: int, rows: int, *
     return lambda: trainer.train()
 
 
-def sft_trainer(folder: Path, documents: list[list[int]], rank: int, rows: int, *, packed: bool, length: int) -> Any:
+def sft_trainer(
+    folder: Path, documents: list[list[int]], rank: int, rows: int, *, packed: bool, length: int, dtype: torch.dtype
+) -> Any:
     import datasets
     import trl
 
@@ -128,10 +134,10 @@ def sft_trainer(folder: Path, documents: list[list[int]], rank: int, rows: int, 
         packing=packed,
         max_length=length,
         gradient_checkpointing=False,
-        bf16=False,
+        bf16=dtype == torch.bfloat16,
     )
     trainer = trl.SFTTrainer(
-        model=peft_model(folder, rank), args=arguments, train_dataset=data, processing_class=tokenizer
+        model=peft_model(folder, rank, dtype), args=arguments, train_dataset=data, processing_class=tokenizer
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return lambda: trainer.train()
@@ -186,7 +192,7 @@ def measure(ways: dict[str, Callable[[], Any]], tokens: dict[str, int], rounds: 
             run()
             seconds = time.process_time() - began
             speed[name].append(tokens[name] / seconds)
-            print(f"round {number + 1}  {name:34s} {tokens[name] / seconds:8.0f} tokens/CPU-s", flush=True)
+            print(f"round {number + 1}  {name:36s} {tokens[name] / seconds:8.0f} tokens/CPU-s", flush=True)
     return speed
 
 
@@ -217,6 +223,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="documents per batch of the peers")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the base and its products")
+    parser.add_argument("--brief", action="store_true", help="leave out SFTTrainer unpacked and Kinfold's padded rows")
     parser.add_argument("--overhead", action="store_true", help="only the executor's overhead, on a tiny model")
     options = parser.parse_args()
     if options.overhead:
@@ -236,7 +244,9 @@ def main() -> None:
             ssl_weight=0,
             align_weight=0,
             checkpoint_every=None,
+            precision=options.precision,
         )
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         first = Session.open([names], corpora, model=folder, out=Path(scratch), settings=plain, seed=0)
         stores = Stores.read(first)
         documents = documents_of(stores)
@@ -249,7 +259,11 @@ def main() -> None:
         )
         sessions = {
             "kinfold, one shared LoRA": replace(plain, batch_tokens=batch),
-            "kinfold, padded rows, one shared LoRA": replace(plain, batch_tokens=batch, layout="padded"),
+            **(
+                {}
+                if options.brief
+                else {"kinfold, padded rows, one shared LoRA": replace(plain, batch_tokens=batch, layout="padded")}
+            ),
             f"kinfold, shared + {len(names)} domain LoRAs": replace(plain, batch_tokens=batch, adapters="both"),
         }
         opened = {
@@ -275,18 +289,27 @@ def main() -> None:
             print(f"executor over bare loop: {record['overhead']['ms_per_step']:+.2f} ms a step")
         else:
             ways: dict[str, Callable[[], Any]] = {
-                "HF Trainer + PEFT": hf_trainer(folder, documents, options.rank, options.rows, grouped=False),
+                "HF Trainer + PEFT": hf_trainer(
+                    folder, documents, options.rank, options.rows, grouped=False, dtype=dtype
+                ),
                 "HF Trainer + PEFT, group by length": hf_trainer(
-                    folder, documents, options.rank, options.rows, grouped=True
+                    folder, documents, options.rank, options.rows, grouped=True, dtype=dtype
                 ),
             }
             try:
                 import trl
 
                 record["versions"]["trl"] = trl.__version__
-                for packed, title in ((False, "TRL SFTTrainer"), (True, "TRL SFTTrainer, packed")):
+                kinds = [(True, "TRL SFTTrainer, packed")]
+                for packed, title in kinds if options.brief else [(False, "TRL SFTTrainer"), *kinds]:
                     ways[title] = sft_trainer(
-                        folder, documents, options.rank, options.rows, packed=packed, length=options.length
+                        folder,
+                        documents,
+                        options.rank,
+                        options.rows,
+                        packed=packed,
+                        length=options.length,
+                        dtype=dtype,
                     )
             except ImportError:
                 print("trl is not importable: its rows are left out (pip install --no-deps --target FOLDER trl)")
@@ -306,6 +329,7 @@ def main() -> None:
                     ratios.append(f"{statistics.median(pairs):.2f}" if pairs else "-")
                 print(f"{name:40s} {value:10.0f} {ratios[0]:>14s} {ratios[1]:>16s}")
             record["tokens_per_cpu_second"] = dict(speed)
+            record["lengths"] = {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]}
     RECORDS.parent.mkdir(exist_ok=True)
     history = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
     write_json(RECORDS, [*history, record])

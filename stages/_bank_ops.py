@@ -5,12 +5,15 @@ For rows grouped by domain, with X_g the inputs of group g (n_g × in)::
     Y_g = X_g Wᵀ + b + α · (X_g A_gᵀ) B_g,      A_g = [A_shared; A_g; A_frozen],  B_g likewise (rank × out)
 
 The base product runs once over all rows. The low-rank part is two batched products where groups are equal, and two
-products a group where they are ragged. Gradients exist for the inputs and the trainable factors only: a frozen weight
+products a group where they are ragged; or, ragged in bf16 on a CPU, two products for all groups together with the
+columns of other groups' factors masked (`_Beside`), since there a product's arithmetic is almost free, but one of a new
+shape is compiled first. Gradients exist for the inputs and the trainable factors only: a frozen weight
 needs none, so its inputs are kept once, for the factors, and never in a second precision.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +42,8 @@ class GroupPlan:
         True for a weight of shape (in, out), as GPT-2's ``Conv1D`` has.
     ragged
         Whether sizes differ from call to call, so that nothing should be compiled for their being equal.
+    beside
+        Whether ragged groups' own factors lie beside each other in one masked product.
     """
 
     sizes: tuple[int, ...]
@@ -47,6 +52,7 @@ class GroupPlan:
     domains: bool
     transposed: bool
     ragged: bool = False
+    beside: bool = False
 
     @property
     def n_groups(self) -> int:
@@ -132,6 +138,88 @@ def _distribute(grads: Tensor, plan: GroupPlan, like: Sequence[Tensor]) -> list[
         own = grads[:, start:].to(like[-1].dtype)
         result.extend(own.unbind(0))
     return result
+
+
+@functools.lru_cache(maxsize=8)
+def _mask(sizes: tuple[int, ...], rank: int, common: int, dtype: torch.dtype) -> Tensor:
+    """(rows, groups·rank + common): 1 where a row meets its own group's factors or the common ones, else 0."""
+    groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    own = groups[:, None] == torch.arange(len(sizes)).repeat_interleave(rank)
+    return torch.cat([own, own.new_ones(own.shape[0], common)], 1).to(dtype)
+
+
+class _Beside(torch.autograd.Function):
+    """The same operation, with the factors of all groups beside each other: own ones, shared, frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        frozen_a: Tensor | None,
+        frozen_b: Tensor | None,
+        plan: GroupPlan,
+        *tensors: Tensor,
+    ) -> Tensor:
+        half = len(tensors) // 2
+        a, b = (
+            _line_up(part, frozen, plan, x.dtype)
+            for part, frozen in ((tensors[:half], frozen_a), (tensors[half:], frozen_b))
+        )
+        mask = _mask_of(tensors, a, plan)
+        y = _product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), plan.transposed)
+        y.addmm_(torch.mm(x, a.t()).mul_(mask), b, alpha=plan.alpha)
+        ctx.plan = plan
+        ctx.save_for_backward(x, weight, frozen_a, frozen_b, *tensors)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        plan: GroupPlan = ctx.plan
+        x, weight, frozen_a, frozen_b, *tensors = ctx.saved_tensors
+        half, dtype = len(tensors) // 2, x.dtype
+        grad_y = grad_outputs[0].contiguous()
+        a, b = (
+            _line_up(part, frozen, plan, dtype)
+            for part, frozen in ((tensors[:half], frozen_a), (tensors[half:], frozen_b))
+        )
+        mask = _mask_of(tensors, a, plan)
+        grad_h = torch.mm(grad_y, b.t()).mul_(mask)
+        grad_x: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _product(grad_y, weight.to(dtype), None, not plan.transposed)
+            grad_x.addmm_(grad_h, a, alpha=plan.alpha)
+        grads: list[Tensor | None] = [None] * len(tensors)
+        if any(ctx.needs_input_grad[6:]):
+            trained = sum(t.shape[0] for t in tensors[:half])
+            h = torch.mm(x, a[:trained].t()).mul_(mask[:, :trained])
+            grads = [
+                *_hand_out(torch.mm(grad_h[:, :trained].t(), x), plan, tensors[:half]),
+                *_hand_out(torch.mm(h.t(), grad_y), plan, tensors[half:]),
+            ]
+        return (grad_x, None, None, None, None, None, *grads)
+
+
+def _line_up(factors: Sequence[Tensor], frozen: Tensor | None, plan: GroupPlan, dtype: torch.dtype) -> Tensor:
+    own = factors[1:] if plan.shared else factors
+    pieces = [*own, *factors[: int(plan.shared)], *([] if frozen is None else [frozen])]
+    return torch.cat(pieces).to(dtype)
+
+
+def _mask_of(tensors: Sequence[Tensor], a: Tensor, plan: GroupPlan) -> Tensor:
+    rank, groups = tensors[-1].shape[0], len(plan.sizes)
+    return _mask(plan.sizes, rank, a.shape[0] - groups * rank, a.dtype)
+
+
+def _hand_out(grads: Tensor, plan: GroupPlan, like: Sequence[Tensor]) -> list[Tensor]:
+    """A stacked gradient (own, then shared) in the order of `like` (shared, then own)."""
+    parts = list(
+        (grads * plan.alpha)
+        .to(like[0].dtype)
+        .split([like[-1].shape[0]] * len(plan.sizes) + [like[0].shape[0]] * plan.shared)
+    )
+    return [parts[-1], *parts[:-1]] if plan.shared else parts
 
 
 class _BankedLinear(torch.autograd.Function):
@@ -232,5 +320,8 @@ def banked_linear(
     """
     dropped = torch.nn.functional.dropout(x, dropout, training=True) if dropout else None
     frozen_a, frozen_b = frozen if frozen is not None else (None, None)
+    if plan.beside and dropped is None:
+        masked: Tensor = _Beside.apply(x, weight, bias, frozen_a, frozen_b, plan, *a, *b)  # type: ignore[no-untyped-call]
+        return masked
     result: Tensor = _BankedLinear.apply(x, dropped, weight, bias, frozen_a, frozen_b, plan, *a, *b)  # type: ignore[no-untyped-call]
     return result

@@ -20,6 +20,7 @@ __all__ = ["Site", "find_sites"]
 
 SHARED = "lora_shared"
 OWN = "lora_own"
+_BESIDE = 256  # columns of masked factors up to which one product beats one a group
 
 
 @functools.lru_cache(maxsize=1)
@@ -217,8 +218,16 @@ class Site:
         if not (use_shared or present or frozen is not None):
             return self._original.forward(self.module, x)  # type: ignore[no-any-return]
         pairs = ([self.factors(None)] if use_shared else []) + [self.factors(index) for index in present]
-        plan = GroupPlan(sizes, self.spec.scaling, use_shared, bool(present), self.transposed, routing.tokens)
         x = _to_compute(x)
+        beside = (
+            len(present) > 1
+            and x.dtype == torch.bfloat16
+            and x.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and any(size != sizes[0] for size in sizes)
+            and len(present) * self.spec.rank <= max(self.in_features, _BESIDE)
+        )
+        plan = GroupPlan(sizes, self.spec.scaling, use_shared, bool(present), self.transposed, routing.tokens, beside)
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         bias: Tensor | None = self.module.bias  # type: ignore[assignment]
         y = banked_linear(

@@ -1,7 +1,8 @@
 """Attention over documents that lie back to back in one row: no padding anywhere, and no document sees another.
 
 A batch of ragged documents is one row of N tokens, so every linear layer, norm and loss works on real tokens only.
-Attention alone needs rectangles: documents of like length are gathered into buckets, each bucket is one plain causal
+On a CPU, attention runs document by document on views of the row (:mod:`._attention_cpu`). Elsewhere, and with a
+sliding window or attention dropout, documents of like length are gathered into buckets, each bucket is one plain causal
 call, and the results go back to their places. Where a model cannot take this (it does not hand its keyword arguments
 down, or has states besides attention), :func:`supports_flat` finds out by trying, and rows are padded instead.
 """
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from ._attention_cpu import documents_attention
 
 if TYPE_CHECKING:
     from .model import Base
@@ -32,12 +35,15 @@ class FlatLayout:
 
     Attributes
     ----------
+    lengths
+        Tokens of each document, in order.
     buckets
         Per bucket the positions of its documents, (documents, longest); a padded place repeats position 0.
     inverse
         Place of each token among the concatenated buckets, (N,).
     """
 
+    lengths: tuple[int, ...]
     buckets: tuple[Tensor, ...]
     inverse: Tensor
 
@@ -61,7 +67,7 @@ def flat_layout(lengths: Sequence[int], device: torch.device | str = "cpu") -> F
         buckets.append(torch.from_numpy(np.where(valid, places, 0)).to(device))
         base += valid.size
         low = high
-    return FlatLayout(tuple(buckets), torch.from_numpy(inverse).to(device))
+    return FlatLayout(tuple(sizes.tolist()), tuple(buckets), torch.from_numpy(inverse).to(device))
 
 
 def _flat_attention(
@@ -83,6 +89,10 @@ def _flat_attention(
         # Padded rows, generation: transformers' own way.
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
         return output, None
+    plain = dropout == 0.0 and (sliding_window is None or max(flat.lengths) <= sliding_window)
+    if plain and query.device.type in ("cpu", "meta") and query.dtype in (torch.float32, torch.bfloat16, torch.float64):
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return documents_attention(query, key, value, flat.lengths, scale), None
     heads, dim = query.shape[1], value.shape[-1]
     groups = heads // key.shape[1]
     rows = [part[0].transpose(0, 1) for part in (query, key, value)]  # (N, heads, d)
@@ -138,6 +148,9 @@ def enable_flat(base: Base) -> bool:
     AttentionMaskInterface.register(FLAT, sdpa_mask)
     base.model.set_attn_implementation(FLAT)  # type: ignore[operator]
     if supports_flat(base):
+        from ._fused import fuse
+
+        fuse(base.model)
         return True
     base.model.set_attn_implementation("sdpa")  # type: ignore[operator]
     return False

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Corrupted", "Layout", "Micro", "Targets", "collate"]
 
 Layout = Literal["flat", "packed", "padded"]
+_ROUND = 128  # a flat batch in bf16 is filled up to a multiple of so many tokens
 Corrupted = Mapping[Item, "tuple[NDArray[np.int64], NDArray[np.int64]]"]
 """Of each denoising document its corrupted tokens, and what to predict in place (IGNORE where nothing)."""
 
@@ -136,6 +137,13 @@ def collate(
     domain = np.array([item.domain for item in items], dtype=np.int64)
     kind = np.array([item.kind for item in items], dtype=np.int64)
     starts, shape, groups = _places(lengths, domain, n_domains, layout, max_length)
+    fill = -shape[1] % _ROUND if layout == "flat" and base.embedding.dtype == torch.bfloat16 else 0
+    if fill:
+        # Padding tokens that pay for nothing and see nobody, a document of their own, go with the last domain: a
+        # product in bf16 is compiled for each shape it meets, so the steps of a run should have few.
+        shape = (1, shape[1] + fill)
+        last = max(index for index, count in enumerate(groups) if count)
+        groups = tuple(count + fill * (index == last) for index, count in enumerate(groups))
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     places = np.repeat(starts, lengths) + within
     doc = np.repeat(np.arange(len(items)), lengths)
@@ -160,7 +168,7 @@ def collate(
         input_ids=_long(ids, base).view(shape),
         position_ids=_positions(layout, within, places, shape, base),
         mask=_mask(layout, places, shape, base),
-        flat=flat_layout(lengths.tolist(), base.device) if layout == "flat" else None,
+        flat=flat_layout([*lengths.tolist(), *([fill] if fill else [])], base.device) if layout == "flat" else None,
         groups=groups,
         task=None if classify else targets(TASK),
         ssl=targets(SSL),

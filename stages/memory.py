@@ -289,6 +289,7 @@ def _arguments(model: Any, shape: BatchShape, layout: Layout) -> dict[str, Any]:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+    from ._fused import fuse
     from .attention import FLAT, _flat_attention, flat_layout
 
     ids = torch.zeros(shape.rows, shape.length, dtype=torch.long, device="meta")
@@ -297,6 +298,7 @@ def _arguments(model: Any, shape: BatchShape, layout: Layout) -> dict[str, Any]:
         AttentionInterface.register(FLAT, _flat_attention)
         AttentionMaskInterface.register(FLAT, sdpa_mask)
         model.set_attn_implementation(FLAT)
+        fuse(model)
         arguments |= {
             "position_ids": torch.zeros_like(ids),
             "attention_mask": torch.ones(1, 1, 1, 1, device="meta"),

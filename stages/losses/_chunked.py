@@ -24,12 +24,23 @@ class _Rows(Protocol):
         ...
 
 
+_ROUND = 128
+
+
+def _mm(a: Tensor, b: Tensor) -> Tensor:
+    """A @ b; in bf16 on a CPU with rows filled up, since there a product is compiled for each shape it meets."""
+    rows = a.shape[0]
+    if a.dtype != torch.bfloat16 or a.device.type != "cpu" or rows % _ROUND == 0:
+        return torch.mm(a, b)
+    return torch.mm(torch.nn.functional.pad(a, (0, 0, 0, -rows % _ROUND)), b)[:rows]
+
+
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, out: Tensor) -> Tensor:
     """Capped logits of a chunk (c, H) into `out` (c, V), in the accumulation precision."""
     if hidden.dtype == out.dtype:
         torch.mm(hidden, weight.t(), out=out)
     else:
-        out.copy_(torch.mm(hidden, weight.t()))
+        out.copy_(_mm(hidden, weight.t()))
     if bias is not None:
         out.add_(bias)
     if softcap is not None:
@@ -139,7 +150,7 @@ class _Fused(torch.autograd.Function):
             if grads is not None:
                 if capped is not None and softcap is not None:
                     _uncap_(logits, capped, softcap)
-                part = torch.mm(logits.to(weight.dtype), weight)
+                part = _mm(logits.to(weight.dtype), weight)
                 grads[rows[start:stop]] = part.mul_(factor).to(hidden.dtype)
         sums = torch.zeros(n_domains, dtype=torch.float64, device=hidden.device).index_add_(0, domains, losses.double())
         counts = torch.bincount(domains, minlength=n_domains)
