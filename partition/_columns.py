@@ -35,8 +35,6 @@ _POOL_LAST = 400_000
 # A search for stages may leave this share of the gap unexamined (a stage), and begins with so many nodes.
 _LOOSE = 0.01
 _NODES = 300_000
-# A single pricing that this many nodes do not settle is left to other bounds.
-_HOPELESS = 4_000_000
 
 Duals = tuple["NDArray[np.float64]", float, "NDArray[np.float64]"]
 Report = Callable[["NDArray[np.int64] | None", int, float], None]
@@ -126,6 +124,7 @@ class _Generation:
         seed: int,
         workers: int,
         report: Report,
+        patience: int,
     ) -> None:
         # Duals are rounded to whole numbers: make the unit fine enough that this costs nothing.
         fine = max(0, _BITS - int(np.abs(core.gain).max(initial=1)).bit_length())
@@ -142,6 +141,7 @@ class _Generation:
         self.seed = seed
         self.workers = workers
         self.report = report
+        self.patience = patience
         self.pricer = Pricer(self.core, clock)
         self.master = Master(self.core)
         self.members: list[NDArray[np.bool_]] = []
@@ -257,7 +257,7 @@ class _Generation:
                 return added + self.add(extra, self.core.n)
             if found.complete:
                 return 0
-            if self.clock.left() <= 0 or nodes > _HOPELESS:
+            if self.clock.left() <= 0 or nodes > self.patience:
                 return None
             nodes *= 6
 
@@ -322,6 +322,7 @@ def generate_columns(
     seed: int = 0,
     workers: int = 1,
     report: Report = lambda labels, value, bound: None,
+    patience: int = 2**60,
 ) -> ColumnResult:
     """Prove that no partition is worth more than the scaled `value`, or find one; better ones go on from there.
 
@@ -336,8 +337,10 @@ def generate_columns(
     clock : Clock, optional
     report : callable
         `report(labels or None, value, bound)` hears of every step forward.
+    patience : int
+        Give up when a single pricing needs so many nodes.
     """
-    run = _Generation(core, value, partitions, clock or forever(), seed, workers, report)
+    run = _Generation(core, value, partitions, clock or forever(), seed, workers, report, patience)
     note = run.run()
     return ColumnResult(run.labels, run.value // run.step, max(run.bound, float(run.value)) / run.step, note)
 

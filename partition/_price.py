@@ -322,7 +322,8 @@ def price(
             fresh = True
     bound = top
     if complete:
-        bound = max(top, threshold - 1.0)
+        # Worths are whole: what was left unseen is worth at most the whole number below the threshold.
+        bound = max(top, np.ceil(threshold) - 1.0)
     else:
         for d in range(depth + 1):
             if fresh and d == depth:

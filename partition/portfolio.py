@@ -32,6 +32,8 @@ CLIQUE_LIMIT = 70
 COLUMN_LIMIT = 160
 TRIANGLE_LIMIT = 220
 _LINKAGE_FROM = 60
+# Nodes after which the pricing of large stages is left for a weaker bound (about ten seconds).
+_PATIENCE = 4_000_000
 
 
 def run_portfolio(run: Run, method: str) -> None:
@@ -191,6 +193,7 @@ def _columns(run: Run, rest: _Rest, seconds: float) -> None:
         seed=run.seed,
         workers=run.workers,
         report=report,
+        patience=2**60 if rest.core.n <= CLIQUE_LIMIT else _PATIENCE,
     )
     if answer.labels is not None:
         run.offer(answer.labels[rest.item])

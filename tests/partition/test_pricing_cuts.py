@@ -48,3 +48,16 @@ def test_no_stage_is_missed_and_no_bound_is_below_the_best(seed: int) -> None:
     everything = pricer.exact(dual, 0.0, threshold=limit, climb=False, prices=prices)
     assert everything.complete
     assert len(everything.members) == sum(value >= limit for value in worth)
+
+
+def test_a_threshold_between_whole_numbers_does_not_undercut_the_best() -> None:
+    """A pair worth 10 lies below 10.7 and above 9.7: a search for more than 10.7 has not shown that 9.7 bounds it."""
+    from kinfold.partition._core import make_core
+    from kinfold.partition._pricer import Pricer
+    from kinfold.partition.problem import make_problem
+
+    pricer = Pricer(make_core(make_problem([[0.0, 10.0, -5.0], [10.0, 0.0, -5.0], [-5.0, -5.0, 0.0]])))
+    found = pricer.exact(np.zeros(3), 0.0, threshold=10.7)
+    assert found.complete
+    assert not len(found.members)
+    assert found.bound >= 10.0
