@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
 
-from .._files import digest
+from .._files import write_text
 from .._progress import SILENT, Progress
 from ..errors import ConfigError
 
@@ -162,8 +163,9 @@ class Trackers:
                 if kind == "tensorboard":
                     tracker = tracking.TensorBoardTracker("tensorboard", logging_dir=str(folder))
                 else:
-                    same = digest(str(folder.absolute()))[:16]
-                    tracker = tracking.WandBTracker("kinfold", name=name, dir=str(folder), id=same, resume="allow")
+                    tracker = tracking.WandBTracker(
+                        "kinfold", name=name, dir=str(folder), id=_identity(folder / "wandb.id"), resume="allow"
+                    )
                 if hasattr(tracker, "start"):
                     tracker.start()
                 tracker.store_init_configuration(plain)
@@ -192,3 +194,13 @@ class Trackers:
             except Exception as fault:  # as above
                 self._progress.warn(f"{kind} could not be closed ({' '.join(str(fault).split())[:200]}).")
         self._trackers = {}
+
+
+def _identity(file: Path) -> str:
+    """The run's name at W&B, drawn once and kept beside its logs.
+
+    Not made from the path: another run at the same place (every container writes to /out) would go on in this one.
+    """
+    if not file.exists():
+        write_text(file, uuid4().hex[:16] + "\n")
+    return file.read_text(encoding="utf-8").strip()

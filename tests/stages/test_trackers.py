@@ -10,6 +10,7 @@ from kinfold.corpora import load_corpora
 from kinfold.errors import ConfigError
 from kinfold.partition.plan import Plan
 from kinfold.stages import LoraSpec, Run, TrainSettings, train
+from kinfold.stages.ranks import _identity
 
 PLAN = Plan(stages=(("garden", "kitchen"), ("engine",)), domains=("engine", "garden", "kitchen"))
 
@@ -127,3 +128,13 @@ def test_one_that_cannot_be_started_is_one_sentence(
     monkeypatch.setattr(tracking, "WandBTracker", refuse)
     with pytest.raises(ConfigError, match=r"wandb cannot be started \(api_key not configured \(no tty\)\)"):
         go(toy_corpora, tiny_llama_dir, tmp_path / "run", "wandb")
+
+
+def test_the_wandb_run_is_the_folders_and_not_the_paths(tmp_path: Path) -> None:
+    file = tmp_path / "trackers" / "wandb.id"
+    file.parent.mkdir()
+    first = _identity(file)
+    assert _identity(file) == first
+    # The run is deleted and another written to the same place: it must not go on in the old one.
+    file.unlink()
+    assert _identity(file) != first
