@@ -52,6 +52,7 @@ class Lead:
     high: float
     better: int = 0
     count: int = 0
+    seeds: int = 0
 
 
 def lead_of(one: NDArray[np.float64], other: NDArray[np.float64], *, higher: bool) -> Lead:
@@ -68,8 +69,11 @@ def comparison_leads(value: Mapping[str, Any]) -> dict[str, Lead]:
     out = {}
     for method in value["methods"]:
         gain = method.get("plan_advantage")
-        if gain and gain["low"] is not None:
-            out[method["name"]] = Lead(gain["mean"], gain["low"], gain["high"], gain["better"], len(value["domains"]))
+        # One seed says nothing about others.
+        if gain and gain["low"] is not None and len(method["seeds"]) > 1:
+            out[method["name"]] = Lead(
+                gain["mean"], gain["low"], gain["high"], gain["better"], len(value["domains"]), len(method["seeds"])
+            )
     return out
 
 

@@ -161,9 +161,8 @@ def _serving_default(leads: dict[str, Any]) -> str:
     if lost(leads):
         return (
             f"{text}Nowhere is the last backbone ahead beyond doubt, and it is behind on {', '.join(lost(leads))}. "
-            "It is still what a run exports to `adapters/` and what `compare.serving` judges "
-            "by default; by this evidence serve the adapters of each domain's own stage (`stages/NN/adapters/`) "
-            "wherever the run's report shows forgetting."
+            "So `kinfold export` takes for each domain the backbone that scored better in the run's evaluation; "
+            "`compare.serving` judges the last one by default and shows both."
         )
     return text + "The last backbone stays the default."
 

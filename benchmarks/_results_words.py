@@ -62,7 +62,7 @@ def against(value: Mapping[str, Any], name: str, lead: Lead | None) -> str:
     rival = RIVALS[name]
     if lead is None:
         return f"Against {rival}: not run."
-    wins = f"{interval(lead)}; better in {lead.better} of {lead.count} domains"
+    wins = f"{interval(lead)}; {lead.seeds} seeds; better in {lead.better} of {lead.count} domains"
     much = f"{abs(lead.mean):.3f} nats a token"
     if value["higher_is_better"]:
         much = f"{100 * abs(lead.mean):.1f} points of accuracy"

@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,25 @@ SETS: dict[str, TrainSettings] = {
 }
 
 
+@contextlib.contextmanager
+def nothing_trained() -> Iterator[None]:
+    """Comparisons take the finished runs for all there are; a method is then paired over the seeds that it has."""
+    from kinfold.app.compare import _queue
+    from kinfold.app.compare._runs import finished
+
+    train_all = _queue.train_all
+
+    def found(jobs: Sequence[Any], *, folder: Path, **_: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        kept = {job.key: finished(folder, job.key) for job in jobs}
+        return {key: record for key, record in kept.items() if record is not None}, {}
+
+    _queue.train_all = found  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _queue.train_all = train_all
+
+
 def expected(relations: Relations, stages: list[list[str]]) -> dict[str, Any] | None:
     """What the planner expects of its groups: their lead over random ones, and that of noise."""
     stage = {name: number for number, group in enumerate(stages) for name in group}
@@ -75,6 +96,7 @@ def main() -> None:
     parser.add_argument("set", choices=tuple(SETS))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--kept", action="store_true", help="train nothing: sum up the runs that have a record")
     options = parser.parse_args()
     work = work_folder() / options.set
     work.mkdir(exist_ok=True)
@@ -83,7 +105,11 @@ def main() -> None:
     model = encoder() if lower else small_base()
     corpora = corpora_of(options.set.removesuffix("-short"))
     try:
-        with lower_layers_kept(lower) if lower else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if lower:
+                stack.enter_context(lower_layers_kept(lower))
+            if options.kept:
+                stack.enter_context(nothing_trained())
             comparison = compare(
                 corpora,
                 model=model,

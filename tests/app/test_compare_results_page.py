@@ -35,7 +35,7 @@ def test_words_follow_the_interval(page: dict[str, ModuleType]) -> None:
     words, lead = page["_results_words"], page["_results_data"].Lead
     higher, lower = {"higher_is_better": True}, {"higher_is_better": False}
     assert "**beats one stage for all** by 5.0 points of accuracy" in words.against(
-        higher, "joint", lead(0.05, 0.01, 0.09, 7, 8)
+        higher, "joint", lead(0.05, 0.01, 0.09, 7, 8, 3)
     )
     assert "**loses to one stage for all** by 0.050 nats" in words.against(
         lower, "joint", lead(-0.05, -0.09, -0.01, 1, 8)
