@@ -38,6 +38,8 @@ class Expectation:
     ----------
     advantage
         Gain inside the plan's stages less its mean over random groups of the same sizes.
+    reachable
+        The largest such lead that a search finds in the measurements, whatever the constraints.
     noise, spread
         Mean and standard deviation, over bootstrap draws, of the lead that a search finds in noise alone.
     draws
@@ -45,6 +47,7 @@ class Expectation:
     """
 
     advantage: float
+    reachable: float
     noise: float
     spread: float
     draws: int
@@ -56,9 +59,19 @@ class Expectation:
 
     @property
     def warning(self) -> str | None:
-        """What to tell the user where grouping is expected to make no difference."""
+        """What to tell the user where these groups are expected to make no difference, or are kept from making one."""
         if self.matters:
             return None
+        if self.reachable > self.noise + 2.0 * self.spread:
+            return (
+                f"The plan's lead over random groups of the same sizes ({self.advantage:.2f}, in "
+                "standard deviations over "
+                f"pairs) is no more than resampling noise gives ({self.noise:.2f} ± "
+                f"{self.spread:.2f}), though other groups "
+                f"of these sizes reach {self.reachable:.2f}: constraints, or lam and the scale, keep "
+                "the plan from using "
+                "the differences measured."
+            )
         return (
             "These domains hardly conflict: the plan's lead over random groups of the same sizes "
             f"({self.advantage:.2f}, in standard deviations over pairs) is no more than a search finds in resampling "
@@ -112,7 +125,9 @@ def expectation(
             noise = part if noise is None else noise[: len(part)] + part[: len(noise)]
     assert noise is not None  # both choices name a measure
     found = [_best(one, labels, generator(seed, "expectation", number)) for number, one in enumerate(noise)]
-    return Expectation(lead(gain, labels), float(np.mean(found)), float(np.std(found, ddof=1)), len(found))
+    own = lead(gain, labels)
+    reachable = max(own, _best(gain, labels, generator(seed, "expectation", "measured")))
+    return Expectation(own, reachable, float(np.mean(found)), float(np.std(found, ddof=1)), len(found))
 
 
 def label_warning(labels: NDArray[np.int64], relations: Relations) -> str | None:

@@ -70,6 +70,25 @@ def test_more_text_turns_the_verdict(relations_of) -> None:
     assert calm.matters
 
 
+def test_constraints_that_cut_across_clear_blocks_are_not_called_harmony(relations_of) -> None:
+    """Three clear blocks, and must-links that force every stage across them."""
+    k, rng = 9, np.random.default_rng(0)
+    block = np.arange(k) // 3
+    same = block[:, None] == block[None, :]
+    base = relations_of(k=k)
+    found = {"js": np.where(same, 0.1, 0.6), "synergy": np.where(same, 0.8, 0.2)}
+    draws = {name: (value + 0.02 * rng.normal(size=(20, k, k))).astype(np.float32) for name, value in found.items()}
+    blocks = replace(base, matrices=found, low=found, high=found, replicates=draws)
+    across = tuple(tuple(f"d{i:02d}" for i in range(k) if i % 3 == rest) for rest in range(3))
+    forced = replace(PLAIN, must_link=across)
+    plan = make_plan(blocks, settings=forced)
+    assert {frozenset(stage) for stage in plan.stages} == {frozenset(group) for group in across}
+    assert not any("any grouping within budget will do" in line for line in plan.warnings)
+    assert any("keep the plan from using the differences measured" in line for line in plan.warnings)
+    free = make_plan(blocks, settings=PLAIN)
+    assert not any("random groups of the same sizes" in line for line in free.warnings)
+
+
 def test_nothing_is_said_where_nothing_can_be_exchanged(relations) -> None:
     k = len(relations.domains)
     assert expectation(np.zeros(k, dtype=np.int64), relations, PLAIN) is None
@@ -102,11 +121,15 @@ def test_contradicting_labels_in_one_stage_are_named(relations) -> None:
 
 
 def test_the_sentence_names_the_numbers() -> None:
-    said = Expectation(1.0, 2.0, 0.5, 9).warning
+    said = Expectation(1.0, 2.5, 2.0, 0.5, 9).warning
     assert said is not None
     assert "1.00" in said
     assert "2.00 ± 0.50" in said
-    assert Expectation(3.5, 2.0, 0.5, 9).warning is None
+    assert Expectation(3.5, 4.0, 2.0, 0.5, 9).warning is None
+    held_back = Expectation(1.0, 9.0, 2.0, 0.5, 9).warning
+    assert held_back is not None
+    assert "hardly conflict" not in held_back
+    assert "other groups of these sizes reach 9.00" in held_back
 
 
 @given(st.integers(4, 7), st.integers(0, 99))
