@@ -64,13 +64,10 @@ class Expectation:
             return None
         if self.reachable > self.noise + 2.0 * self.spread:
             return (
-                f"The plan's lead over random groups of the same sizes ({self.advantage:.2f}, in "
-                "standard deviations over "
-                f"pairs) is no more than resampling noise gives ({self.noise:.2f} ± "
-                f"{self.spread:.2f}), though other groups "
-                f"of these sizes reach {self.reachable:.2f}: constraints, or lam and the scale, keep "
-                "the plan from using "
-                "the differences measured."
+                f"The plan's lead over random groups of the same sizes ({self.advantage:.2f}, in standard deviations "
+                f"over pairs) is no more than resampling noise gives ({self.noise:.2f} ± {self.spread:.2f}), though "
+                f"other groups of these sizes reach {self.reachable:.2f}: constraints, or lam and the scale, keep the "
+                "plan from using the differences measured."
             )
         return (
             "These domains hardly conflict: the plan's lead over random groups of the same sizes "
