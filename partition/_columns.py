@@ -153,6 +153,11 @@ class _Generation:
         self.least, self.most = stage_range(core)
         for labels in partitions:
             self.add(np.unique(labels)[:, None] == labels[None, :])
+        # Without partitions the programme would know no stage at all.
+        alone = np.diag(self.core.conflict) == 0
+        for r in range(len(core.sizes)):
+            alone &= (core.sizes[r] <= core.upper[r, 0]) & (core.sizes[r] >= core.lower[r, 0])
+        self.add(np.eye(core.n, dtype=np.bool_)[alone])
 
     def worth(self, members: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Gain inside each stage − κ; whole numbers below 2^53, so the floating sums are exact."""
@@ -263,6 +268,8 @@ class _Generation:
 
     def _cut(self) -> bool:
         """Add violated subset-row cuts; False when there are none."""
+        if not self.members:
+            return False
         answer = self.master.solve(self.clock)
         if answer is None:
             return False

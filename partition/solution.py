@@ -74,7 +74,7 @@ class Solution:
         trace: tuple[tuple[float, float, float], ...] = (),
     ) -> Solution:
         """Derive gap and status; a bound within rounding of the objective is the objective."""
-        slack = tolerance + 1e-9 * max(1.0, abs(objective))
+        slack = tolerance + 1e-9 * abs(objective)
         proved = bound <= objective + slack
         if proved:
             bound = objective
