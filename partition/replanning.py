@@ -15,7 +15,7 @@ import numpy as np
 
 from .._progress import SILENT, Progress
 from .._seeding import derive_seed
-from ..errors import PlanError
+from ..errors import InfeasibleError, PlanError
 from ._core import make_core
 from ._solve import SUBSET_LIMIT, solve_problem
 from .changes import settings_of
@@ -98,7 +98,8 @@ def replan(
     to twelve movable groups it is exact, beyond that annealing, without a certificate.
 
     The best plan was picked on the same documents that the interval is drawn from, so the interval is somewhat
-    hopeful; the order of stages is decided anew only along with the stages themselves.
+    hopeful; the order of stages is decided anew only along with the stages themselves. Where no partition fits the
+    constraints while the trained stages stay (they were grouped by hand), the plan at hand goes on.
 
     Parameters
     ----------
@@ -117,8 +118,6 @@ def replan(
     ------
     PlanError
         When the relations do not fit the plan, or carry no bootstrap draws of what is planned on.
-    InfeasibleError
-        When no partition satisfies the constraints while the trained stages stay.
     """
     if not 0 <= done <= len(plan.stages):
         raise PlanError(f"replan: {done} stages cannot be done of {len(plan.stages)}; give the number trained so far.")
@@ -127,18 +126,25 @@ def replan(
     begin = time.monotonic()
     fixed = _fixed(plan, done, settings or settings_of(plan))
     parts = scaled(relations, fixed)
-    problem, sizes = build_problem(relations, fixed, parts)
     where = {name: t for t, stage in enumerate(plan.stages) for name in stage}
     old = np.array([where[name] for name in relations.domains], dtype=np.int64)
-    solution = solve_problem(
-        problem,
-        time_limit=fixed.time_limit,
-        seed=derive_seed(seed, "replan", done),
-        method="auto" if make_core(problem).n <= SUBSET_LIMIT else "heuristic",
-        start=old,
-        deterministic=True,
-        progress=progress,
-    )
+    try:
+        problem, sizes = build_problem(relations, fixed, parts)
+        solution = solve_problem(
+            problem,
+            time_limit=fixed.time_limit,
+            seed=derive_seed(seed, "replan", done),
+            method="auto" if make_core(problem).n <= SUBSET_LIMIT else "heuristic",
+            start=old,
+            deterministic=True,
+            progress=progress,
+        )
+    except InfeasibleError as fault:
+        # Raised again at every resume, it would strand a run whose training is sound.
+        why = (
+            f"no plan fits the constraints while the trained stages stay ({str(fault).rstrip('.')}), so nothing changes"
+        )
+        return Replan(plan, False, why, plan.objective, plan.objective, None, None, 0, plan.stages)
     new = solution.assignment
     proposal = _stages(new, relations.domains)
     broken = violations(problem, old)
@@ -179,7 +185,8 @@ def _fixed(plan: Plan, done: int, settings: PlanSettings) -> PlanSettings:
 
 def _stages(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(
-        tuple(name for name, at in zip(names, labels.tolist(), strict=True) if at == t) for t in range(int(labels.max()) + 1)
+        tuple(name for name, at in zip(names, labels.tolist(), strict=True) if at == t)
+        for t in range(int(labels.max()) + 1)
     )
 
 

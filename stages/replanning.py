@@ -114,12 +114,16 @@ def replanned(session: Session, plan: Plan, stage: int, replanner: Replanner, ra
     PlanError
         If the answer moves what is trained, or is not of the same domains.
     """
+    import torch
+
     from ..partition.plan import Plan
 
     if sum(map(len, plan.stages[stage + 1 :])) < 2:
         return plan  # one domain alone can only be trained alone
     folder = _root(session.out) / f"{stage:02d}"
-    if not (folder / "replan.json").exists():
+    # The first rank decides for all: on a shared disk that lags, one that sees no file yet would measure alone and wait
+    # for ever.
+    if not ranks.sum(torch.tensor(float(ranks.main and (folder / "replan.json").exists()), device=ranks.device)):
         answer, relations = _ask(session, plan, stage, replanner)
         if ranks.main:
             _keep(folder, plan, stage, answer, relations)

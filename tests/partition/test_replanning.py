@@ -114,6 +114,15 @@ def test_budgets_links_and_numbers_of_stages_still_hold() -> None:
     assert answer.plan.verify() == ()
 
 
+def test_trained_stages_that_break_the_constraints_do_not_strand_the_run() -> None:
+    # Grouped by hand against its own budget: whatever comes next, no plan can keep the trained stage and the budget.
+    plan = replace(planned(), stages=(("a", "b", "c"), ("d", "e", "f")), order=None)
+    settings = replace(SETTINGS, budget={"domains": 2})
+    answer = replan(plan, relations_of(["ab", "cd", "ef"]), done=1, settings=settings)
+    assert (answer.changed, answer.plan) == (False, plan)
+    assert "no plan fits the constraints while the trained stages stay" in answer.why
+
+
 def test_a_second_re_plan_builds_on_the_first() -> None:
     plan = planned(stages=None)
     rest = sorted(set(NAMES) - set(plan.stages[0]))
