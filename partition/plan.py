@@ -23,6 +23,7 @@ PLAN_VERSION = 1
 _MATRICES = ("gain", "discrepancy", "synergy")
 _TOLERANCE = 1e-9
 EDITED = "The plan was changed after it was made, so its certificate no longer holds; validate it or plan again."
+UNSEALED = "The plan carries no seal (an older Kinfold made it, or it was removed): nothing vouches for it; plan again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +168,7 @@ class Plan:
             confidence=None,
             explain={},
             theory=None,
-            warnings=tuple(line for line in self.warnings if line != EDITED),
+            warnings=_lasting(self.warnings),
         )
         return replace(plan, seal=seal_of(plan))
 
@@ -281,8 +282,13 @@ def _trusted(plan: Plan) -> Plan:
         status="given",
         gap=None,
         bound=plan.bound if problem_holds(plan) else None,
-        warnings=(*(line for line in plan.warnings if line != EDITED), EDITED),
+        warnings=(*_lasting(plan.warnings), UNSEALED if plan.seal is None else EDITED),
     )
+
+
+def _lasting(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Warnings that speak of the plan and not of the state its file was found in."""
+    return tuple(line for line in warnings if line not in (EDITED, UNSEALED))
 
 
 def certificate_of(status: str, gap: float | None) -> str:

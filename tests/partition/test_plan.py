@@ -96,6 +96,8 @@ def test_a_claim_without_a_seal_is_not_believed(saved: tuple[Plan, Path]) -> Non
     _, path = saved
     edited = change(path, lambda values: values.pop("seal"))
     assert edited.certificate == "no certificate"
+    assert any("carries no seal" in line for line in edited.warnings)
+    assert not any("changed after" in line for line in edited.warnings)
     assert edited.bound is None
 
 
