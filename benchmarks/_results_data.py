@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 BOOTSTRAP = 4000
 PERMUTATIONS = 5000
+RESAMPLES = 500
 
 
 def stored(study: str, name: str) -> Any:
@@ -160,19 +161,30 @@ def _sign(name: str) -> float:
 
 def correlations(value: Mapping[str, Any]) -> list[Correlation]:
     """Every measure of a transfer study, the best first; p by permuting domains (Mantel)."""
+    return list(_correlations(json.dumps(value)))
+
+
+@cache
+def _correlations(text: str) -> tuple[Correlation, ...]:
     from scipy.stats import rankdata
 
+    value = json.loads(text)
     truth, _ = truth_of(value)
     k = len(truth)
     pairs = np.triu_indices(k, 1)
     rng = np.random.default_rng(0)
     orders = np.array([rng.permutation(k) for _ in range(PERMUTATIONS)])
-    picks = rng.integers(0, k, (1000, k))
+    picks = rng.integers(0, k, (RESAMPLES, k))
     wanted = rankdata(truth[pairs])
     wanted = (wanted - wanted.mean()) / wanted.std()
     ranked = np.zeros((k, k))
     ranked[pairs] = wanted
     ranked += ranked.T
+    dealt = ranked[orders[:, pairs[0]], orders[:, pairs[1]]]  # (permutations, pairs)
+    # Pairs of a domain with its own copy fall out of a resample.
+    drawn_pairs = [(pick[pairs[0]], pick[pairs[1]]) for pick in picks]
+    drawn_pairs = [(a[a != b], b[a != b]) for a, b in drawn_pairs]
+    drawn_truth = [rankdata(truth[a, b]) for a, b in drawn_pairs]
     out = []
     for name, matrix in value["matrices"].items():
         cells = _sign(name) * np.array(matrix)
@@ -182,19 +194,16 @@ def correlations(value: Mapping[str, Any]) -> list[Correlation]:
         own = rankdata(cells[pairs])
         own = (own - own.mean()) / own.std()
         rho = float(own @ wanted) / len(own)
-        dealt = np.array([ranked[np.ix_(order, order)][pairs] for order in orders]) @ own / len(own)
         drawn = []
-        for pick in picks:
-            a, b = pick[pairs[0]], pick[pairs[1]]
-            keep = a != b
-            x, y = rankdata(cells[a[keep], b[keep]]), rankdata(truth[a[keep], b[keep]])
+        for (a, b), y in zip(drawn_pairs, drawn_truth, strict=True):
+            x = rankdata(cells[a, b])
             if x.std() > 0 and y.std() > 0:
                 drawn.append(float(np.corrcoef(x, y)[0, 1]))
         low, high = np.percentile(drawn, [2.5, 97.5])
         agreement = (value["agreement"].get(name.split(" (")[0]) or {}).get("split_half")
-        p = (1 + int((np.abs(dealt) >= abs(rho) - 1e-12).sum())) / (1 + PERMUTATIONS)
+        p = (1 + int((np.abs(dealt @ own) / len(own) >= abs(rho) - 1e-12).sum())) / (1 + PERMUTATIONS)
         out.append(Correlation(name, rho, min(float(low), rho), max(float(high), rho), p, agreement))
-    return sorted(out, key=lambda one: -one.rho)
+    return tuple(sorted(out, key=lambda one: -one.rho))
 
 
 def lambda_scan(value: Mapping[str, Any], lams: Sequence[float]) -> dict[str, list[float]]:
