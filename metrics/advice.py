@@ -185,8 +185,9 @@ def advise(measures: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str]:
             )
         else:
             picked[kind] = default
+            alone = "" if default in sure else ", by itself not beyond chance"
             parts.append(
-                f"for {key} keep the default {default} (ρ {measures[default]['rho']:.2f}): {best} ranks first "
+                f"for {key} keep the default {default} (ρ {measures[default]['rho']:.2f}{alone}): {best} ranks first "
                 f"(ρ {score:.2f}), but is not told apart from it"
             )
     name = picked.get("discrepancy") or picked.get("similarity")

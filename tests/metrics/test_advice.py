@@ -91,6 +91,9 @@ def test_advice_says_what_was_not_measured():
     assert best == "mmd2"
     assert "default js was not measured" in advice
     assert "for plan.synergy none is beyond chance" in advice
+    row = {"low": -1.0, "high": 1.0, "pairs": 45.0, "better": []}
+    weak = {"synergy": {**row, "rho": 0.15, "p": 0.3}, "cosine": {**row, "rho": 0.5, "p": 0.01}}
+    assert "keep the default synergy (ρ 0.15, by itself not beyond chance): cosine ranks first" in advise(weak)[1]
     best, advice = advise({})
     assert best is None
     assert "beyond chance" in advice
