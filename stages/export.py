@@ -196,8 +196,8 @@ def _depth(run: Run, name: str, backbone: str) -> int:
     if backbone != "better":
         return own if backbone == "own" else last
     evaluation = run.evaluation if (run.path / "evaluation.json").exists() else {}
-    after = [((evaluation.get(key) or {}).get(name) or {}).get("loss") for key in ("snapshot", "final")]
-    return own if None not in after and after[0] < after[1] else last
+    here, there = (((evaluation.get(key) or {}).get(name) or {}).get("loss") for key in ("snapshot", "final"))
+    return own if here is not None and there is not None and here < there else last
 
 
 def _load(manifest: dict[str, Any], settings: TrainSettings) -> tuple[Base, Heads | None]:
