@@ -144,7 +144,8 @@ def replan(
         why = (
             f"no plan fits the constraints while the trained stages stay ({str(fault).rstrip('.')}), so nothing changes"
         )
-        return Replan(plan, False, why, plan.objective, plan.objective, None, None, 0, plan.stages)
+        kept = plan.objective or 0.0
+        return Replan(plan, False, why, kept, kept, None, None, 0, plan.stages)
     new = solution.assignment
     proposal = _stages(new, relations.domains)
     broken = violations(problem, old)
