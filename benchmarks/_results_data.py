@@ -117,9 +117,9 @@ def enough(cell: Mapping[str, Any] | None) -> bool:
     return cell is not None and len(cell_values(cell, "joint")) > 1
 
 
-def policy_lead(cell: Mapping[str, Any], one: str, other: str) -> Lead:
+def policy_lead(cell: Mapping[str, Any], one: str, other: str, serving: str = "final") -> Lead:
     """How far a policy is ahead of another in a cell, draws of the first averaged."""
-    a, b = cell_values(cell, one), cell_values(cell, other)
+    a, b = cell_values(cell, one, serving), cell_values(cell, other, serving)
     seeds = min(len(a), len(b))
     return lead_of(a[:seeds].mean(axis=1), b[:seeds], higher=True)
 

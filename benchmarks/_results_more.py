@@ -20,9 +20,12 @@ from _results_data import (
     stored,
     truth_of,
 )
+from _results_pages import schedule_lead
 from _results_words import CELLS, SETS, interval, listed, lost, number, table, than, won
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 5.0)
+# Seeds that agree less than this measure mostly noise (as for the affinity measures, `measure.agreement`).
+_AGREEING = 0.5
 POLICIES = ("plan by labels", "plan by text", "random", "worst by labels", "joint")
 
 
@@ -45,6 +48,13 @@ def when_page() -> str:
             f"{than(leads['joint'], 'one stage for all')}; planned by text "
             f"it is {than(text, 'random groups')}."
         )
+        if not cell["cell"]["apart"]:
+            own = [policy_lead(cell, f"plan by {way}", "random", "snapshot") for way in ("labels", "text")]
+            mean = [cell_values(cell, policy, "snapshot").mean() for policy in ("plan by labels", "random")]
+            sentence += (
+                f" Served from each domain's own stage, groups by labels ({mean[0]:.3f}) are "
+                f"{than(own[0], f'random groups ({mean[1]:.3f})')}, groups by text {than(own[1], 'random groups')}."
+            )
         if cell["turned"]:
             turned = cell["turned"]
             mixed = [groups_mixed(cell["policies"][f"plan by {way}"], turned) for way in ("labels", "text")]
@@ -130,6 +140,9 @@ def transfer_page() -> str:
                 [[scale, *(f"{rho:+.2f}" for rho in rhos)] for scale, rhos in lambda_scan(value, LAMBDAS).items()],
             ),
         ]
+        if truth_of(value)[1] < _AGREEING:
+            parts.append("Trainings that hardly agree with one another cannot tell measures apart; so beside them:")
+            parts += _validated(name)
     if not parts:
         return ""
     head = "Row i of the matrix: trained on domain i alone, tested on every domain; row and column means taken out."
@@ -162,9 +175,20 @@ def _serving_default(leads: dict[str, Any]) -> str:
         return (
             f"{text}Nowhere is the last backbone ahead beyond doubt, and it is behind on {', '.join(lost(leads))}. "
             "So `kinfold export` takes for each domain the backbone that scored better in the run's evaluation; "
-            "`compare.serving` judges the last one by default and shows both."
+            "`compare.serving` judges the last one by default and shows both." + _serving_in_conflict()
         )
     return text + "The last backbone stays the default."
+
+
+def _serving_in_conflict() -> str:
+    cell = stored("when", "conflict-staged")
+    if not enough(cell):
+        return ""
+    last, own = (policy_lead(cell, "plan by labels", "random", serving) for serving in ("final", "snapshot"))
+    return (
+        " Where labels contradict and stages go on from one another, groups by labels are, on the last backbone, "
+        f"{than(last, 'random groups')}, and on each domain's own {than(own, 'random groups')}."
+    )
 
 
 def _shared_default(leads: dict[str, Any]) -> str:
@@ -191,6 +215,22 @@ def _measure_default(name: str, value: Any) -> str:
         f"{max(scan['rank']):.2f}. js, "
         "synergy, λ = 1 and ranks stay the defaults: they need neither labels nor a model."
     )
+
+
+def _schedule_default() -> str:
+    study, value = stored("schedule-prose", "schedule"), stored("prose", "compare")
+    if study is None or value is None:
+        return ""
+    lead = schedule_lead("prose", "span", study, value)
+    if lead is None:
+        return ""
+    text = (
+        "**Learning-rate schedule.** One schedule over all stages, where by default each has its own, is on prose "
+        f"{than(lead, 'the default')}. "
+    )
+    if lead.low > 0:
+        return text + "By this evidence it should become the default."
+    return text + "The default stays: what a late stage gets of one schedule is its low end."
 
 
 def _labels_default() -> str:
@@ -249,7 +289,7 @@ def defaults() -> str:
         value = stored(f"transfer-{name}", "transfer")
         if value is not None:
             parts.append(_measure_default(name, value))
-    parts += [_labels_default(), _warning_default(compared)]
+    parts += [_schedule_default(), _labels_default(), _warning_default(compared)]
     return "\n\n".join(part for part in parts if part)
 
 

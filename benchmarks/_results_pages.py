@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from _results_data import (
+    Lead,
     comparison_leads,
     enough,
     lead_of,
@@ -47,9 +48,12 @@ def opening() -> str:
         cell = stored("when", name)
         if enough(cell):
             lead = policy_lead(cell, "plan by labels", "random")
-            lines.append(
-                f"- **{name}** ({words}): groups by label affinity are {than(lead, 'random groups')}, accuracy."
-            )
+            served = ""
+            if not cell["cell"]["apart"]:
+                own = policy_lead(cell, "plan by labels", "random", "snapshot")
+                served = f" on the last backbone, and {than(own, 'random groups')} on each domain's own"
+            line = f"groups by label affinity are {than(lead, 'random groups')}{served}, accuracy."
+            lines.append(f"- **{name}** ({words}): {line}")
     head = "# Results: when does a plan matter, and by how much?"
     return "\n\n".join([head, text, "## In short", "\n".join(lines)])
 
@@ -180,6 +184,17 @@ def _beside_the_papers(value: Mapping[str, Any]) -> str:
 def _runs_of(name: str, value: Mapping[str, Any], method: str) -> dict[int, Any]:
     keys = next(one["records"] for one in value["methods"] if one["name"] == method)
     return {records(name)[key]["seed"]: records(name)[key] for key in keys}
+
+
+def schedule_lead(name: str, variant: str, study: Mapping[str, Any], value: Mapping[str, Any]) -> Lead | None:
+    """How far the plan with a variant is ahead of the plan as it is, on the last backbone."""
+    plan, held = _runs_of(name, value, "plan"), records(f"schedule-{name}")
+    runs = {run["seed"]: held[run["record"]] for run in study["runs"] if run["variant"] == variant}
+    seeds = sorted(set(runs) & set(plan))
+    if len(seeds) < 2:
+        return None
+    changed, own = (np.array([row(some[s], "final", value["domains"]) for s in seeds]) for some in (runs, plan))
+    return lead_of(changed, own[:, None, :], higher=value["higher_is_better"])
 
 
 def schedule_page() -> str:
