@@ -104,6 +104,8 @@ def expectation(
         (settings.discrepancy, -1.0, "discrepancy"),
         (settings.synergy, settings.lam, "similarity"),
     ):
+        if factor == 0:
+            continue
         weights = {choice: 1.0} if isinstance(choice, str) else {name: w for name, w in choice.items() if w > 0}
         for name, weight in weights.items():
             replicates = np.asarray(relations.replicates.get(name, ()), dtype=np.float64)[:_MOST_DRAWS]
@@ -120,7 +122,7 @@ def expectation(
             deviation = (replicates - replicates.mean(axis=0)) * np.sqrt(len(replicates) / (len(replicates) - 1))
             part = sign * (deviation + deviation.transpose(0, 2, 1)) / 2
             noise = part if noise is None else noise[: len(part)] + part[: len(noise)]
-    assert noise is not None  # both choices name a measure
+    assert noise is not None  # the discrepancy always counts
     found = [_best(one, labels, generator(seed, "expectation", number)) for number, one in enumerate(noise)]
     own = lead(gain, labels)
     reachable = max(own, _best(gain, labels, generator(seed, "expectation", "measured")))
