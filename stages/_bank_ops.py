@@ -214,11 +214,8 @@ def _mask_of(tensors: Sequence[Tensor], a: Tensor, plan: GroupPlan) -> Tensor:
 
 def _hand_out(grads: Tensor, plan: GroupPlan, like: Sequence[Tensor]) -> list[Tensor]:
     """A stacked gradient (own, then shared) in the order of `like` (shared, then own)."""
-    parts = list(
-        (grads * plan.alpha)
-        .to(like[0].dtype)
-        .split([like[-1].shape[0]] * len(plan.sizes) + [like[0].shape[0]] * plan.shared)
-    )
+    ranks = [like[-1].shape[0]] * len(plan.sizes) + [like[0].shape[0]] * plan.shared
+    parts = list(torch.split((grads * plan.alpha).to(like[0].dtype), ranks))
     return [parts[-1], *parts[:-1]] if plan.shared else parts
 
 
