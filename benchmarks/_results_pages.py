@@ -106,7 +106,9 @@ def set_page(name: str) -> str:
         blocks = len({target.split(".")[2] for target in train["lora"]["targets"] if target.startswith("encoder.")})
         setting.append(
             f"Adapters sit in the encoder's last {'block' if blocks == 1 else f'{blocks} blocks'} and its pooler; what "
-            "lies below is computed once for each text."
+            "lies below is computed once for each text. MMD² is the mean over pairs of domains, in "
+            "one kernel for before "
+            "and after that each run sets anew."
         )
     others = [
         against(value, r, leads[r]) for r in ("single-linkage", "discrepancy-only", "one-per-domain") if r in leads
