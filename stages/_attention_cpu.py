@@ -38,7 +38,7 @@ def _grouped(tensor: Tensor, groups: int) -> Tensor:
 
 def _fold(tensor: Tensor, groups: int) -> Tensor:
     """The sum over the query heads that share a key head: (1, heads, n, d) → (1, heads / groups, n, d)."""
-    return tensor if groups == 1 else tensor.unflatten(1, (-1, groups)).sum(2)
+    return tensor if groups == 1 else torch.unflatten(tensor, 1, (-1, groups)).sum(2)
 
 
 def _forward(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,9 @@ class _Documents(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_backward(grads[0], *ctx.saved_tensors, ctx.lengths, ctx.scale), None, None)
+        query, key, value, out, total = ctx.saved_tensors
+        dq, dk, dv = _backward(grads[0], query, key, value, out, total, ctx.lengths, ctx.scale)
+        return dq, dk, dv, None, None
 
 
 class _Rotated(torch.autograd.Function):
@@ -145,7 +147,8 @@ class _Rotated(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         turned = (rotate(query, cos, sin, 1), rotate(key, cos, sin, 1), value)
-        out, total = _forward(*(t[None].transpose(1, 2) for t in turned), lengths, scale)
+        q, k, v = (t[None].transpose(1, 2) for t in turned)
+        out, total = _forward(q, k, v, lengths, scale)
         ctx.save_for_backward(*turned, out, total, cos, sin)
         ctx.lengths, ctx.scale = lengths, scale
         return out
@@ -154,8 +157,9 @@ class _Rotated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, total, cos, sin = ctx.saved_tensors
-        heads = (t[None].transpose(1, 2) for t in (query, key, value))
-        dq, dk, dv = (t[0].transpose(0, 1) for t in _backward(grads[0], *heads, out, total, ctx.lengths, ctx.scale))
+        q, k, v = (t[None].transpose(1, 2) for t in (query, key, value))
+        found = _backward(grads[0], q, k, v, out, total, ctx.lengths, ctx.scale)
+        dq, dk, dv = (t[0].transpose(0, 1) for t in found)
         return (rotate(dq, cos, sin, -1), rotate(dk, cos, sin, -1), dv, None, None, None, None)
 
 
