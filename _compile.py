@@ -6,12 +6,26 @@ behind, which Python then takes for a namespace package and imports instead of a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from ._files import user_cache
 
-__all__ = ["kernel"]
+__all__ = ["have_compiler", "kernel"]
+
+
+@cache
+def have_compiler() -> bool:
+    """Whether numba imports and is not switched off by `NUMBA_DISABLE_JIT` or `KINFOLD_NO_COMPILER`."""
+    if os.environ.get("KINFOLD_NO_COMPILER") or os.environ.get("NUMBA_DISABLE_JIT", "0") not in {"", "0"}:
+        return False
+    try:
+        import numba  # noqa: F401
+    except Exception:  # a broken llvmlite raises more than ImportError
+        return False
+    return True
 
 
 def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -79,9 +79,12 @@ def _backward(
     grad, out = grad.transpose(1, 2), out.transpose(1, 2)
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     for start, length, width in _spans(lengths, query.shape[2], rounded=plain):
-        q, k, v, g, o, sums = (t.narrow(2, start, width) for t in (query, key, value, grad, out, total))
+        small = plain and query.shape[1] * width * width <= _LARGEST
+        # PyTorch's kernel cannot leave out the queries of the next document that a rounded width takes in.
+        taken = width if small else length
+        q, k, v, g, o, sums = (t.narrow(2, start, taken) for t in (query, key, value, grad, out, total))
         k, v = _grouped(k, groups), _grouped(v, groups)
-        if plain:
+        if small:
             parts = _plain(g[0], q[0], k[0], v[0], o[0], sums[0], length, scale)
         else:
             parts = kernel(g, q, k, v, o, sums, 0.0, True, scale=scale)
@@ -106,6 +109,9 @@ def _plain(
     return torch.bmm(scores, k)[None], torch.bmm(scores.transpose(1, 2), q)[None], dv[None]
 
 
+# Weights of one document, heads x n x n, that the plain products may hold in fp32, three times over: 128 MB each.
+# Longer texts go through PyTorch's kernel, which is slower in bf16 and holds none.
+_LARGEST = 2**25
 _edge: list[Tensor] = []
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .._compile import have_compiler
 from ._attention_cpu import rotated_attention
 
 __all__ = ["arrays", "fuse", "spread"]
@@ -263,11 +264,13 @@ def _plain_attention(module: Any, children: set[str]) -> bool:
 def fuse(model: nn.Module) -> int:
     """Let the layers of a decoder that fit run fused, in place; returns how many do.
 
-    The model's attention must be the flat one already. Each attention layer is tried; of norms and activations one of
-    each class, shape and set of plain attributes.
+    The model's attention must be the flat one already; without a compiler nothing is changed. Each attention layer is
+    tried; of norms and activations one of each class, shape and set of plain attributes.
     """
     tried: dict[tuple[Any, ...], bool] = {}
     count = 0
+    if not have_compiler():
+        return 0
     for module in list(model.modules()):
         if hasattr(module, "_own_forward"):
             continue
@@ -298,7 +301,7 @@ def _agrees(module: nn.Module, forward: Callable[..., Any], attempt: Callable[..
             wanted = attempt(module, module.forward).double()
             module.__class__ = _fused_class(own, forward)
             got = attempt(module, module.forward).double()
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+    except Exception:  # whatever a layer or a compiler objects to, the layer's own way is there
         return False
     finally:
         module.__class__ = own

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from kinfold.stages import _attention_cpu, _fused
 from kinfold.stages._attention_cpu import documents_attention, rotate
 from kinfold.stages._bank_ops import GroupPlan, banked_linear
 from kinfold.stages._fused import _Gate, _Norm, fuse
@@ -191,8 +192,15 @@ def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(parts, 2).transpose(1, 2)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
-def test_document_attention_equals_the_formula(dtype: torch.dtype, bound: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "bound", "largest"),
+    # Texts too long for plain products take PyTorch's kernel: with 0 all of them do.
+    [(torch.float64, 1e-10, 1), (torch.float32, 2e-5, 1), (torch.bfloat16, 3e-2, 2**25), (torch.bfloat16, 3e-2, 0)],
+)
+def test_document_attention_equals_the_formula(
+    dtype: torch.dtype, bound: float, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_attention_cpu, "_LARGEST", largest)
     generator = torch.Generator().manual_seed(0)
     n = sum(LENGTHS)
     q, k, v = (torch.randn(1, h, n, 16, generator=generator, dtype=torch.float64).to(dtype) for h in (4, 2, 2))
@@ -207,6 +215,21 @@ def test_document_attention_equals_the_formula(dtype: torch.dtype, bound: float)
         assert ours.grad is not None
         assert theirs.grad is not None
         assert float((ours.grad.double() - theirs.grad).norm() / theirs.grad.norm()) < bound
+
+
+def test_without_a_working_compiler_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fused, "have_compiler", lambda: False)
+    assert fuse(made("llama")) == 0
+    monkeypatch.undo()
+
+    def broken(*words: Any) -> Any:
+        raise ImportError("a numba that does not fit its llvmlite")
+
+    monkeypatch.setattr(_fused, "_CLASSES", {})
+    monkeypatch.setattr(_fused, "_norm_forward", broken)
+    monkeypatch.setattr(_fused, "_mlp_forward", broken)
+    monkeypatch.setattr(_fused, "_attention_forward", broken)
+    assert fuse(made("llama")) == 0
 
 
 @pytest.mark.parametrize("shared", [True, False])
