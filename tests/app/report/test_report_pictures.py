@@ -22,8 +22,11 @@ def test_the_command_s_pictures_are_all_here() -> None:
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
-def test_a_picture_is_a_small_png(path: Path) -> None:
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_a_picture_is_small_and_what_its_name_says(path: Path) -> None:
+    if path.suffix == ".svg":
+        assert "<svg" in path.read_text(encoding="utf-8")[:1000]
+    else:
+        assert path.read_bytes().startswith(b"\x89PNG")
     assert 10_000 < path.stat().st_size < 300_000
 
 
