@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ def corpora_of(name: str) -> Any:
     """The corpora of a set: reviews, prose or demo (without its general text, which no method here trains on)."""
     from kinfold.corpora import load_corpora
 
+    name = name.partition("-")[0]
     folder = demo_corpora() if name == "demo" else shared_data() / name
     files = sorted(path for path in folder.iterdir() if path.suffix == ".jsonl" and "general" not in path.name)
     return load_corpora({path.stem: path for path in files})
@@ -97,12 +98,12 @@ def fetch_records(study: str, work: Path) -> None:
                 shutil.copy2(file, work / "records" / file.name)
 
 
-def keep_records(study: str, work: Path) -> None:
-    """Copy finished runs of a study into the store; lines are kept short, so that a record can be read and diffed."""
+def keep_records(study: str, work: Path, *, without: Collection[str] = ()) -> None:
+    """Copy finished runs of a study into the store, but files named in `without`, which another study holds."""
     target = STORE / study / "records"
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted((work / "records").glob("*.json")):
-        if not (target / file.name).exists():
+        if not (target / file.name).exists() and file.name not in without:
             value = json.loads(file.read_text())
             value.setdefault("made", stamp())
             write_json(target / file.name, value)

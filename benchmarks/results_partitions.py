@@ -1,0 +1,171 @@
+"""Does a higher planned objective mean a better trained outcome? Several partitions of one set, trained alike.
+
+python benchmarks/results_partitions.py prose     (or demo, or reviews; `--parts contrary,apart,halves,grid`)
+
+contrary   the partition of the plan's sizes that the objective likes least, and the plan's stages in reverse order
+apart      the plan, the contrary one and random ones with nothing carried from group to group: each group is trained
+           from the base model, so that only who shares a group counts
+halves     two random stages, beside one stage and the plan's: what one more stage costs
+grid       the plan at every λ and scale; settings that come to the same groups are trained once
+
+Settings, budget and seeds are those of results_sets.py, whose runs of the plan, of one stage for all and of random
+groups stand beside these. Whatever the policy, groups have the plan's sizes except where the part says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from _frozen import lower_layers_kept
+from _results import STORE, corpora_of, encoder, fetch_records, keep, keep_records, small_base, work_folder
+from _results import stamp as stamped
+from kinfold._seeding import generator
+from kinfold.app.compare._runs import finished, train_one
+from kinfold.app.compare._variants import Variant
+from kinfold.metrics import Relations
+from kinfold.partition import PlanSettings, make_plan
+from kinfold.partition.expectation import _exchanged, lead
+from kinfold.stages.manifest import roles
+from kinfold.stages.model import model_fingerprint
+from results_sets import BUDGET, LOWER, SEEDS, SETS
+
+Groups = tuple[tuple[str, ...], ...]
+PARTS = ("contrary", "apart", "halves", "grid")
+LAMS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+SCALES = ("rank", "floor", "none")
+DRAWS = 2
+_STARTS = 200
+
+
+def contrary(gain: Any, names: Sequence[str], plan: Groups) -> Groups:
+    """The groups of the plan's sizes, in the order of the plan's sizes, that its objective likes least."""
+    stage = {name: t for t, group in enumerate(plan) for name in group}
+    labels = np.array([stage[name] for name in names])
+    rng = generator(0, "results", "contrary")
+    found = max((_exchanged(-gain, rng.permutation(labels)) for _ in range(_STARTS)), key=lambda one: lead(-gain, one))
+    return tuple(tuple(names[i] for i in np.flatnonzero(found == t)) for t in range(len(plan)))
+
+
+def drawn(names: Sequence[str], sizes: Sequence[int], *about: object) -> Groups:
+    """Random groups of these sizes, in random order."""
+    rng = generator(0, "results", "partitions", *about)
+    order, widths = rng.permutation(len(names)), rng.permutation(sizes)
+    ends = np.cumsum(widths)
+    return tuple(
+        tuple(sorted(names[i] for i in order[end - width : end])) for width, end in zip(widths, ends, strict=True)
+    )
+
+
+def settings_grid(relations: Relations) -> list[dict[str, Any]]:
+    """The groups of every λ and scale, and the settings that came to them."""
+    found: dict[frozenset[tuple[str, ...]], dict[str, Any]] = {}
+    for scale in SCALES:
+        for lam in LAMS:
+            asked = PlanSettings(lam=lam, scale=scale, budget=BUDGET, bootstrap=0, phase=0, compare=False)  # type: ignore[arg-type]
+            stages = make_plan(relations, settings=asked).stages
+            row = found.setdefault(frozenset(stages), {"stages": [list(group) for group in stages], "settings": []})
+            row["settings"].append([scale, lam])
+    return list(found.values())
+
+
+class Study:
+    """Trains what has no record yet and keeps the index."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.study = name, f"partitions-{name}"
+        self.work = work_folder() / self.study
+        (self.work / "records").mkdir(parents=True, exist_ok=True)
+        fetch_records(self.study, self.work)
+        # Runs of the set itself are found again instead of being repeated.
+        fetch_records(name, self.work)
+        self.model = str(encoder() if name in LOWER else small_base())
+        self.corpora = corpora_of(name)
+        self.prints = {
+            "corpora": self.corpora.fingerprints,
+            "roles": roles(self.corpora),
+            "model": model_fingerprint(self.model),
+        }
+        compared = json.loads((STORE / name / "compare.json").read_text())
+        self.plan: Groups = tuple(tuple(stage) for stage in compared["plan"]["stages"])
+        self.names = tuple(compared["plan"]["domains"])
+        self.gain = np.array(compared["plan"]["gain"])
+        held = STORE / self.study / "partitions.json"
+        self.value: dict[str, Any] = json.loads(held.read_text()) if held.exists() else {"set": name, "runs": []}
+
+    def one(self, part: str, policy: str, stages: Groups, seed: int, draw: int = 0, *, apart: bool = False) -> None:
+        """One partition under one seed: a run of its stages, or a run for each group."""
+        keys = []
+        for some in [(group,) for group in stages] if apart else [stages]:
+            settled = tuple(tuple(sorted(stage)) for stage in some)
+            key = Variant(policy, draw, seed, settled, SETS[self.name]).key(self.prints)
+            if finished(self.work, key) is None:
+                train_one(
+                    settled,
+                    SETS[self.name],
+                    seed,
+                    key=key,
+                    corpora=self.corpora,
+                    model=self.model,
+                    folder=self.work,
+                    keep=False,
+                )
+            keys.append(key)
+        row = {"part": part, "policy": policy, "seed": seed, "draw": draw, "stages": [list(g) for g in stages]}
+        self.value["runs"] = [
+            one for one in self.value["runs"] if any(one[k] != row[k] for k in ("part", "policy", "seed", "draw"))
+        ]
+        self.value["runs"].append({**row, "parts": keys})
+        self.keep()
+        print(part, policy, "seed", seed, flush=True)
+
+    def keep(self) -> None:
+        """Store the index and the records it names, but those that the set has anyway."""
+        there = {path.name for path in (STORE / self.name / "records").glob("*.json")}
+        keep_records(self.study, self.work, without=there)
+        keep(self.study, "partitions", {**self.value, "made": stamped()})
+
+    def run(self, part: str) -> None:
+        """Every run of a part, seed by seed, so that a study cut short leaves whole seeds."""
+        other = contrary(self.gain, self.names, self.plan)
+        if part == "grid" and "grid" not in self.value:
+            relations = Relations.load(work_folder() / self.name / "relations")
+            self.value["grid"] = settings_grid(relations)
+            pairs = {name: np.round(relations.matrix(name), 6).tolist() for name in ("js", "synergy")}
+            self.value["relations"] = {"domains": list(relations.domains), **pairs}
+        for seed in SEEDS:
+            if part == "contrary":
+                self.one(part, "contrary", other, seed)
+                self.one(part, "reversed", self.plan[::-1], seed)
+            elif part == "apart":
+                self.one(part, "plan", self.plan, seed, apart=True)
+                self.one(part, "contrary", other, seed, apart=True)
+                for draw in range(DRAWS):
+                    groups = drawn(self.names, [len(g) for g in self.plan], "apart", seed, draw)
+                    self.one(part, "random", groups, seed, draw, apart=True)
+            elif part == "halves":
+                half = len(self.names) // 2
+                self.one(part, "halves", drawn(self.names, [half, len(self.names) - half], "halves", seed), seed)
+            else:
+                for number, row in enumerate(self.value["grid"]):
+                    self.one(part, f"grid {number}", tuple(map(tuple, row["stages"])), seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("set", choices=("prose", "demo", "reviews", "reviews-text"))
+    parser.add_argument("--parts", default=",".join(PARTS))
+    options = parser.parse_args()
+    study = Study(options.set)
+    lower = LOWER.get(options.set)
+    with lower_layers_kept(lower) if lower else contextlib.nullcontext():
+        for part in options.parts.split(","):
+            study.run(part)
+
+
+if __name__ == "__main__":
+    main()
