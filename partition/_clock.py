@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Clock", "forever", "interruptible"]
+__all__ = ["Clock", "forever", "gather", "interruptible"]
 
 # Work a slow core does in a second; only the order of magnitude matters, and that it never changes.
 NODES = 400_000.0
@@ -106,24 +105,31 @@ def forever() -> Clock:
     return Clock(float("inf"))
 
 
-def interruptible(work: Callable[[], T], cancel: Callable[[], object]) -> T:
+def interruptible(work: Callable[[], T], cancel: Callable[[], object] = lambda: None) -> T:
     """The result of `work`, done in a thread of its own: machine code never looks whether somebody pressed Ctrl-C.
 
-    On an interrupt `cancel` must make `work` return soon; the interrupt goes on once it has.
+    On an interrupt `cancel` must make `work` return soon; the interrupt goes on once it has. Work that calls back
+    into Python belongs here even when nothing can cancel it, such as compiling: an interrupt that is raised inside
+    a callback of C code is printed and forgotten, and callbacks in this thread see none.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
-        job = thread.submit(work)
-        try:
-            while True:
-                try:
-                    # Signals are handled between waits, whichever thread they were sent to.
-                    return job.result(timeout=0.2)
-                except NotYet:
-                    if job.done():
-                        return job.result()
-        except BaseException:
+        return gather([thread.submit(work)], cancel)[0]
+
+
+def gather(jobs: Sequence[Future[T]], cancel: Callable[[], object]) -> list[T]:
+    """The results of `jobs` that run in other threads, cancelled when this one is interrupted."""
+    try:
+        for job in jobs:
+            while not job.done():
+                # Signals are handled between waits, whichever thread they were sent to.
+                wait([job], timeout=0.2)
+    except BaseException:
+        while not all(job.done() for job in jobs):
+            # More than once: what had not quite begun does not know yet that it is cancelled.
             cancel()
-            raise
+            wait(jobs, timeout=0.1)
+        raise
+    return [job.result() for job in jobs]
 
 
 def _ring(stop: NDArray[np.int64]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._clock import Clock, forever
+from ._clock import Clock, forever, interruptible
 from ._pricer import Pricer
 from ._stagepool import StagePool, separate
 
@@ -96,7 +96,7 @@ class Master:
         """Objective and whole-number duals (items, number of stages, cuts), scaled; None when it fails."""
         if not clock.deterministic and np.isfinite(clock.left()):
             self.solver.SetTimeLimit(max(1, int(1000 * clock.left())))
-        status = self.solver.Solve()
+        status = interruptible(self.solver.Solve, self.solver.InterruptSolve)
         clock.pivots(self.solver.iterations(), self.solver.NumConstraints(), len(self.variables))
         if status != self.solver.OPTIMAL:
             return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._progress import SILENT, Progress
+from .._progress import SILENT, Progress, Task
 from ..errors import InfeasibleError, PlanError
 from ._clock import Clock
 from ._core import Core, make_core
@@ -137,26 +137,46 @@ def solve_problem(
         return run_peer(problem, method, seed=seed, time_limit=time_limit)
     if workers is None:
         workers = 1 if deterministic else os.cpu_count() or 1
-    run = Run(problem, time_limit, seed, workers, deterministic, progress)
-    run.solve(method, start)
-    return run.answer()
+    core = make_core(problem)
+    if not _small(core, method):
+        from ._warm import get_ready
+
+        get_ready(core, method, progress)
+    with progress.task(f"planning {problem.k} domains", unit="steps") as task:
+        run = Run(problem, core, time_limit, seed, workers, deterministic, task)
+        run.solve(method, start)
+        answer = run.answer()
+        task.update(note=answer.certificate)
+    return answer
+
+
+def _small(core: Core, method: str) -> bool:
+    """Whether dynamic programming over subsets does it all."""
+    return method == "dp" or (method in ("auto", "exact") and core.n <= SUBSET_LIMIT)
 
 
 class Run:
     """One solve: the incumbent, the bound, the clock."""
 
     def __init__(
-        self, problem: Problem, time_limit: float, seed: int, workers: int, deterministic: bool, progress: Progress
+        self,
+        problem: Problem,
+        core: Core,
+        time_limit: float,
+        seed: int,
+        workers: int,
+        deterministic: bool,
+        task: Task,
     ) -> None:
         self.problem = problem
-        self.core: Core = make_core(problem)
+        self.core = core
         self.begin = time.monotonic()
         self.limit = time_limit
         self.clock = Clock(time_limit, deterministic=deterministic)
         self.seed = seed
         self.workers = workers
         self.deterministic = deterministic
-        self.progress = progress
+        self.task = task
         self.labels: NDArray[np.int64] | None = None
         self.value = 0
         self.bound = float(self.core.trivial_bound())
@@ -191,7 +211,9 @@ class Run:
 
     def _note(self) -> None:
         value = self.core.unscale(self.value) if self.labels is not None else float("-inf")
-        self.trace.append((time.monotonic() - self.begin, value, self.core.unscale(self.bound)))
+        bound = self.core.unscale(self.bound)
+        self.trace.append((time.monotonic() - self.begin, value, bound))
+        self.task.update(note=f"objective {value:.6g}, at most {bound:.6g}")
 
     def proved(self) -> bool:
         """Whether the bound leaves no room for a better whole-number objective."""
@@ -206,7 +228,7 @@ class Run:
         if start is not None:
             index = np.unique(self.core.group, return_index=True)[1]
             self.offer(np.asarray(start, dtype=np.int64)[index])
-        if method in ("auto", "exact", "dp") and (self.core.n <= SUBSET_LIMIT or method == "dp"):
+        if _small(self.core, method):
             self._subsets()
         else:
             from .portfolio import run_portfolio

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._clock import Clock, forever
+from ._clock import Clock, forever, interruptible
 from ._jit import compiled, have_compiler
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class _Model:
             return None
         if not clock.deterministic and np.isfinite(clock.left()):
             self.solver.SetTimeLimit(max(1, int(1000 * clock.left())))
-        status = self.solver.Solve()
+        status = interruptible(self.solver.Solve, self.solver.InterruptSolve)
         clock.pivots(self.solver.iterations(), self.solver.NumConstraints(), len(self.y))
         if status != self.solver.OPTIMAL:
             return None

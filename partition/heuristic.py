@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._seeding import generator
+from ._clock import gather
 from ._core import Core
 from ._jit import have_compiler
-from ._pack import pack
-from ._rounds import RATE, SWEEP_RATE, Leg, Schedule, run_kernel
+from ._rounds import RATE, SWEEP_RATE, Schedule
 from ._start import feasible_start
+from ._warm import ready_annealing
 from .solution import canonical
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def search(
     """
     pool = Pool() if pool is None else pool
     pool.labelled = core.labelled
-    _warm_up()
+    ready_annealing()
     clock = seconds if clock is None else clock
     deadline = np.inf if deterministic else time.monotonic() + clock
     if start is None:
@@ -95,48 +95,28 @@ def search(
     if not deterministic:
         timer.start()
     spent, number = 0.0, 0
-    with ThreadPoolExecutor(max_workers=workers) as threads:
-        # The first round always runs: importing or compiling the kernel may have used up a short limit.
-        while number == 0 or (
-            spent < budget and (deterministic or time.monotonic() < deadline) and (rounds is None or number < rounds)
-        ):
-            work = schedule.work(number, budget, int(pool.labels[0].max()) + 1)
-            jobs = [schedule.job(pool.labels, number, worker, work) for worker in range(workers)]
-            for labels, value, record in threads.map(lambda job: schedule.run(job, deadline), jobs):
-                if record is not None:
-                    schedule.learn(record)
-                if value > pool.values[0]:
-                    labels, value = schedule.finish(labels, value)
-                if pool.add(labels, value):
-                    on_better(labels, value)
-            spent += work
-            number += 1
-            if enough(pool.values[0]):
-                break
-    timer.cancel()
+    try:
+        with ThreadPoolExecutor(max_workers=workers) as threads:
+            # The first round always runs: importing or compiling the kernel may have used up a short limit.
+            while number == 0 or (
+                spent < budget
+                and (deterministic or time.monotonic() < deadline)
+                and (rounds is None or number < rounds)
+            ):
+                work = schedule.work(number, budget, int(pool.labels[0].max()) + 1)
+                jobs = [schedule.job(pool.labels, number, worker, work) for worker in range(workers)]
+                running = [threads.submit(schedule.run, job, deadline) for job in jobs]
+                for labels, value, record in gather(running, schedule.ring):
+                    if record is not None:
+                        schedule.learn(record)
+                    if value > pool.values[0]:
+                        labels, value = schedule.finish(labels, value)
+                    if pool.add(labels, value):
+                        on_better(labels, value)
+                spent += work
+                number += 1
+                if enough(pool.values[0]):
+                    break
+    finally:
+        timer.cancel()
     return pool
-
-
-@cache
-def _warm_up() -> None:
-    """Compile or load the kernel before the clock starts: once a process, and compiled once a machine."""
-    if not have_compiler():
-        return
-    two = np.array([[0, 1], [1, 0]], dtype=np.int64)
-    none = np.zeros((0, 1), dtype=np.int64)
-    core = Core(
-        gain=two,
-        base=0,
-        kappa=0,
-        scale=1.0,
-        error=0.0,
-        sizes=np.zeros((0, 2), dtype=np.int64),
-        upper=none,
-        lower=none,
-        conflict=np.zeros((2, 2), dtype=np.bool_),
-        least=1,
-        most=2,
-        labelled=False,
-        group=np.arange(2),
-    )
-    run_kernel(pack(core), np.arange(2), Leg(1.0, 1.0, 1.0), 0, np.zeros(1, dtype=np.int64))

@@ -65,16 +65,14 @@ def make_plan(
     begin = time.monotonic()
     parts = scaled(relations, settings)
     problem, sizes = build_problem(relations, settings, parts)
-    with progress.task(f"planning {problem.k} domains", unit="solves") as task:
-        solution = solve_problem(
-            problem,
-            time_limit=settings.time_limit,
-            seed=derive_seed(seed, "plan"),
-            method=settings.method,
-            workers=settings.workers,
-            progress=progress,
-        )
-        task.update(note=solution.certificate)
+    solution = solve_problem(
+        problem,
+        time_limit=settings.time_limit,
+        seed=derive_seed(seed, "plan"),
+        method=settings.method,
+        workers=settings.workers,
+        progress=progress,
+    )
     return plan_from_labels(
         relations, settings, parts, problem, sizes, solution, seed=seed, begin=begin, progress=progress
     )

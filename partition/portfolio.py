@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ._solve import Run
     from ._triangles import TriangleResult
 
-__all__ = ["run_portfolio"]
+__all__ = ["needs", "run_portfolio"]
 
 # Beyond these sizes a method has never paid in the benchmarks (docs/partition.md).
 CLIQUE_LIMIT = 70
@@ -34,6 +34,18 @@ TRIANGLE_LIMIT = 220
 _LINKAGE_FROM = 60
 # Nodes after which the pricing of large stages is left for a weaker bound (about ten seconds).
 _PATIENCE = 4_000_000
+
+
+def needs(core: Core, method: str) -> tuple[str, ...]:
+    """What :func:`run_portfolio` may call upon, by the names of :mod:`._warm`: ready before the clock starts."""
+    if method == "heuristic":
+        return ("annealing",)
+    if method == "clique" or core.labelled:
+        return ("annealing", "integers") if core.n <= 3 * CLIQUE_LIMIT else ("annealing",)
+    if core.n > TRIANGLE_LIMIT:
+        return ("annealing",)
+    columns = ("columns", "integers") if have_compiler() else ("integers",)
+    return ("annealing", *columns, *(() if method == "columns" else ("triangles",)))
 
 
 def run_portfolio(run: Run, method: str) -> None:

@@ -89,3 +89,75 @@ def test_ctrl_c_ends_a_search(method: str, k: int) -> None:
     command = [sys.executable, "-c", _INTERRUPTED.format(method=method, k=k)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.strip() == "interrupted", done.stderr
+
+
+_COMPILING = """
+import ctypes, signal, threading, time
+import numpy as np
+from kinfold._progress import SILENT
+from kinfold.partition import _warm
+from kinfold.partition._core import make_core
+from kinfold.partition.problem import make_problem
+
+def compile_something():
+    # As LLVM does: minutes in C that call back into Python, where an exception is printed and forgotten.
+    threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+    ctypes.CFUNCTYPE(None)(lambda: [time.sleep(0.01) for _ in range(100)])()
+
+_warm._READY["annealing"] = compile_something
+try:
+    _warm.get_ready(make_core(make_problem(np.ones((20, 20)))), "heuristic", SILENT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+_FIRST_OF_TWO = """
+import signal, threading, time
+from kinfold.partition._clock import interruptible
+
+class Solver:
+    # Forgets a stop that comes before it has begun, as CP-SAT does.
+    stopped = began = False
+    def run(self):
+        time.sleep(0.5)
+        self.stopped, self.began = False, True
+        end = time.monotonic() + 120
+        while not self.stopped and time.monotonic() < end:
+            time.sleep(0.01)
+        print("stopped" if self.stopped else "ran on")
+    def stop(self):
+        self.stopped = True
+
+solver = Solver()
+threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+try:
+    interruptible(solver.run, solver.stop)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"), [(_COMPILING, ["interrupted"]), (_FIRST_OF_TWO, ["stopped", "interrupted"])]
+)
+def test_the_first_ctrl_c_is_never_lost(program: str, expected: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split("\n")[:-1] == expected, done.stderr
+
+
+def test_an_interrupt_ends_a_round_of_annealing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of a long limit last minutes; the kernel looks at `stop`, which only the interrupt rings here."""
+    from kinfold.partition import heuristic
+
+    rang = []
+
+    def gather(jobs: object, cancel: object) -> None:
+        cancel()
+        rang.append(jobs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(heuristic, "gather", gather)
+    gain = np.random.default_rng(4).normal(size=(30, 30))
+    with pytest.raises(KeyboardInterrupt):
+        heuristic.search(make_core(make_problem(gain + gain.T)), seconds=1e6, deterministic=True)
+    assert len(rang) == 1
