@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ._climb import improve
 from ._clock import Clock, forever, interruptible
 from ._jit import compiled
-from ._price import balance, improve, price
+from ._price import price
+from ._shares import balance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,9 +14,11 @@ import pytest
 from kinfold._progress import SilentProgress
 from kinfold.partition import _warm, solve
 from kinfold.partition._anneal import anneal
+from kinfold.partition._climb import improve
 from kinfold.partition._core import make_core
 from kinfold.partition._jit import compiled, have_compiler
-from kinfold.partition._price import balance, improve, price
+from kinfold.partition._price import price
+from kinfold.partition._shares import balance
 from kinfold.partition._triangles import _scan
 from kinfold.partition.problem import make_problem
 
