@@ -18,9 +18,10 @@ from .._compile import kernel
 __all__ = ["gate", "gate_back", "norm", "norm_back", "rotate"]
 
 # Sums of a row may be taken in lanes; nothing may assume that there is no NaN, which the loop must see.
-_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
+FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 one, half = np.float32(1.0), np.float32(0.5)
+lowest = np.float32(-87.0)
 sixteen, low, most = np.uint32(16), np.uint32(1), np.uint32(0x7FFF)
 
 
@@ -48,11 +49,10 @@ overload(store)(lambda value, like: rounded if is_half(like) else lambda value, 
 
 
 @register_jitable
-def sigmoid(x: Any) -> Any:
-    # exp(-x) = 2^k · e^r with |r| ≤ ln 2 / 2: a polynomial and an exponent, so that eight go at once.
-    y = min(max(-x, np.float32(-87.0)), np.float32(87.0))
-    k = np.floor(y * np.float32(1.4426950408889634) + half)
-    r = y - k * np.float32(0.693145751953125) - k * np.float32(1.428606765330187e-06)
+def exponential(x: Any) -> Any:
+    # exp(x) = 2^k · e^r with |r| ≤ ln 2 / 2: a polynomial and an exponent, so that many go at once. x in [-87, 87].
+    k = np.floor(x * np.float32(1.4426950408889634) + half)
+    r = x - k * np.float32(0.693145751953125) - k * np.float32(1.428606765330187e-06)
     p = np.float32(1.9875691500e-4)
     p = p * r + np.float32(1.3981999507e-3)
     p = p * r + np.float32(8.3334519073e-3)
@@ -60,8 +60,12 @@ def sigmoid(x: Any) -> Any:
     p = p * r + np.float32(1.6666665459e-1)
     p = p * r + np.float32(5.0000001201e-1)
     e = p * r * r + r + one
-    power = np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return one / (one + e * power)
+    return e * np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@register_jitable
+def sigmoid(x: Any) -> Any:
+    return one / (one + exponential(min(max(-x, lowest), np.float32(87.0))))
 
 
 def _gate(g: Any, u: Any, out: Any) -> None:
@@ -123,8 +127,8 @@ def _rotate(x: Any, cos: Any, sin: Any, sign: Any, out: Any) -> None:
                     out[t, h, j + middle] = store(b * c2 + a * s, out[t, h, j])
 
 
-gate = kernel(_gate, error_model="numpy", fastmath=_FASTMATH)
-gate_back = kernel(_gate_back, error_model="numpy", fastmath=_FASTMATH)
-norm = kernel(_norm, error_model="numpy", fastmath=_FASTMATH)
-norm_back = kernel(_norm_back, error_model="numpy", fastmath=_FASTMATH)
-rotate = kernel(_rotate, error_model="numpy", fastmath=_FASTMATH)
+gate = kernel(_gate, error_model="numpy", fastmath=FASTMATH)
+gate_back = kernel(_gate_back, error_model="numpy", fastmath=FASTMATH)
+norm = kernel(_norm, error_model="numpy", fastmath=FASTMATH)
+norm_back = kernel(_norm_back, error_model="numpy", fastmath=FASTMATH)
+rotate = kernel(_rotate, error_model="numpy", fastmath=FASTMATH)

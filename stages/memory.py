@@ -332,7 +332,7 @@ def _shape_attention(
 
 def _head(model: Any, settings: TrainSettings, shape: BatchShape, width: int, size: int) -> tuple[int, int]:
     """Bytes of the chunked losses: at most while they run, and what they keep for the backward pass."""
-    from .losses._chunked import _chunk_rows
+    from .losses._chunked import scratch_bytes
 
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     device = settings.device
@@ -340,9 +340,7 @@ def _head(model: Any, settings: TrainSettings, shape: BatchShape, width: int, si
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def scratch(rows: int, buffers: int) -> int:
-        chunk = _chunk_rows(rows, vocabulary, buffers, 4, torch.device(device)) if rows else 0
-        # In half precision, the product of a chunk (and later its gradient) is there beside its fp32 buffer.
-        return chunk * vocabulary * (4 * buffers + (size if size < 4 else 0)) + chunk * width * size
+        return scratch_bytes(rows, vocabulary, width, buffers, size, torch.device(device))
 
     paid, general = shape.paid * width * size, shape.general * width * size
     # Each loss holds the states it selected and their gradient; KL also the base's states, from before the forward.

@@ -1,14 +1,23 @@
-"""The chunk loop under :mod:`.head`: one autograd function, and one small class a loss."""
+"""The chunk loop under :mod:`.head`: one autograd function, and one small class a loss.
+
+On a CPU with a compiler a loss reads each row of logits once (:mod:`.._kernels_rows`), in the precision its product
+left it in; PyTorch takes a pass over all rows for each of maximum, difference, exponential and sum.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["CrossEntropyRows", "KLRows", "run"]
+from ..._compile import have_compiler
+from .._fused import arrays, spread
+
+__all__ = ["CrossEntropyRows", "KLRows", "run", "scratch_bytes"]
 
 _SCRATCH = {"cpu": 96 << 20}
 _SCRATCH_OTHER = 512 << 20
@@ -21,6 +30,10 @@ class _Rows(Protocol):
 
     def step(self, logits: Tensor, start: int, stop: int, scratch: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Losses of rows start..stop, and a factor f each: f · logits (changed in place) is the gradient."""
+        ...
+
+    def compiled(self, logits: Tensor, start: int, stop: int, base: Tensor | None, out: Tensor) -> None:
+        """The same in machine code: losses and factors into `out` (2, rows); `base` is scratch like the logits."""
         ...
 
 
@@ -69,6 +82,13 @@ class CrossEntropyRows:
         logits.scatter_add_(1, label, -total)
         return losses.squeeze(1), total.reciprocal_()
 
+    def compiled(self, logits: Tensor, start: int, stop: int, base: Tensor | None, out: Tensor) -> None:
+        """As :meth:`step`."""
+        from .. import _kernels_rows as kernels
+
+        table, labels, losses, factor = arrays(logits, self.labels[start:stop], *out.unbind())
+        spread(kernels.cross_entropy, table, labels, losses, factor)
+
 
 class KLRows:
     """KL(p_θ‖p_0) or KL(p_0‖p_θ) of the softmaxes of two hidden states."""
@@ -108,6 +128,15 @@ class KLRows:
         z.addcmul_(t, total / base_total, value=-1)
         return losses.squeeze(1), total.reciprocal_()
 
+    def compiled(self, logits: Tensor, start: int, stop: int, base: Tensor | None, out: Tensor) -> None:
+        """As :meth:`step`."""
+        from .. import _kernels_rows as kernels
+
+        assert base is not None
+        _product(self.base.to(self.weight.dtype), self.rows[start:stop], self.weight, self.bias, base)
+        table, other, losses, factor = arrays(logits, base[: stop - start], *out.unbind())
+        spread(kernels.divergence, table, other, np.bool_(self.reverse), losses, factor, whole=(2,))
+
 
 def _exponentials(z: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
     """exp(z − max) by row into `out` (which may be z); the maxima and the sums, (c, 1) each."""
@@ -124,6 +153,62 @@ def _chunk_rows(n: int, vocabulary: int, buffers: int, itemsize: int, device: to
     scratch = _SCRATCH.get(device.type, _SCRATCH_OTHER)
     rows = scratch // (buffers * vocabulary * itemsize)
     return max(1, min(n, max(rows, 16)))
+
+
+def _compiled_chunk(n: int, vocabulary: int, buffers: int, itemsize: int, device: torch.device) -> int:
+    """Rows at once: more than 512 make no product faster and only leave the caches."""
+    return min(_chunk_rows(n, vocabulary, buffers, itemsize, device), 512)
+
+
+def scratch_bytes(n: int, vocabulary: int, width: int, buffers: int, itemsize: int, device: torch.device) -> int:
+    """Bytes of the largest chunk of a loss with so many `buffers` over n rows, for memory estimates."""
+    if not n:
+        return 0
+    if device.type == "cpu" and have_compiler():
+        kept = (buffers + 1) // 2
+        chunk = _compiled_chunk(n, vocabulary, kept, itemsize, device)
+        return chunk * (kept * vocabulary + 2 * width) * itemsize
+    chunk = _chunk_rows(n, vocabulary, buffers, 4, device)
+    # In half precision, the product of a chunk (and later its gradient) is there beside its fp32 buffer.
+    return chunk * vocabulary * (4 * buffers + (itemsize if itemsize < 4 else 0)) + chunk * width * itemsize
+
+
+def _filled(rows: int, hidden: Tensor) -> int:
+    """Rows of a product: in bf16 on a CPU one is compiled for each shape it meets, so these are rounded up."""
+    return rows + (-rows % _ROUND if hidden.dtype == torch.bfloat16 else 0)
+
+
+def _product(hidden: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Logits of these rows into the first of `out` (filled-up rows, V); what is filled up is another row's."""
+    taken = hidden.index_select(0, rows)
+    if taken.shape[0] < out.shape[0]:
+        taken = torch.cat([taken, hidden[:1].expand(out.shape[0] - taken.shape[0], -1)])
+    if bias is None:
+        torch.mm(taken, weight.t(), out=out)
+    else:
+        torch.addmm(bias.to(taken.dtype), taken, weight.t(), out=out)
+
+
+def _machine_code(hidden: Tensor, softcap: float | None) -> bool:
+    kinds = (torch.float32, torch.bfloat16)
+    return hidden.device.type == "cpu" and hidden.dtype in kinds and softcap is None and have_compiler()
+
+
+def _compiled_rows(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, kind: _Rows, rows: Tensor, chunk: int | None, losses: Tensor
+) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Fill `losses`; yield start, stop, the factors of these rows and what they multiply, (filled-up rows, V)."""
+    n, vocabulary, kept = rows.shape[0], weight.shape[0], (kind.buffers + 1) // 2
+    size = chunk or _compiled_chunk(n, vocabulary, kept, hidden.element_size(), hidden.device)
+    held = hidden.new_empty(kept, _filled(min(size, n), hidden), vocabulary)
+    for start in range(0, n, size):
+        stop = min(n, start + size)
+        logits, *base = (buffer[: _filled(stop - start, hidden)] for buffer in held)
+        _product(hidden, rows[start:stop], weight, bias, logits)
+        out = losses.new_empty(2, stop - start)
+        kind.compiled(logits[: stop - start], start, stop, base[0] if base else None, out)
+        losses[start:stop] = out[0]
+        yield start, stop, out[1][:, None], logits
 
 
 class _Fused(torch.autograd.Function):
@@ -143,15 +228,20 @@ class _Fused(torch.autograd.Function):
         acc = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         grads = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         losses = hidden.new_empty(rows.shape[0], dtype=acc)
-        for start, stop, logits, scratch in _chunks(hidden, weight, kind, rows, chunk, acc):
-            _logits(hidden[rows[start:stop]], weight, bias, softcap, logits)
-            capped = logits.clone() if softcap is not None and grads is not None else None
-            losses[start:stop], factor = kind.step(logits, start, stop, scratch)
-            if grads is not None:
-                if capped is not None and softcap is not None:
-                    _uncap_(logits, capped, softcap)
-                part = _mm(logits.to(weight.dtype), weight)
-                grads[rows[start:stop]] = part.mul_(factor).to(hidden.dtype)
+        if _machine_code(hidden, softcap):
+            for start, stop, factor, table in _compiled_rows(hidden, weight, bias, kind, rows, chunk, losses):
+                if grads is not None:
+                    grads[rows[start:stop]] = torch.mm(table, weight)[: stop - start].mul_(factor)
+        else:
+            for start, stop, logits, scratch in _chunks(hidden, weight, kind, rows, chunk, acc):
+                _logits(hidden[rows[start:stop]], weight, bias, softcap, logits)
+                capped = logits.clone() if softcap is not None and grads is not None else None
+                losses[start:stop], factor = kind.step(logits, start, stop, scratch)
+                if grads is not None:
+                    if capped is not None and softcap is not None:
+                        _uncap_(logits, capped, softcap)
+                    part = _mm(logits.to(weight.dtype), weight)
+                    grads[rows[start:stop]] = part.mul_(factor).to(hidden.dtype)
         sums = torch.zeros(n_domains, dtype=torch.float64, device=hidden.device).index_add_(0, domains, losses.double())
         counts = torch.bincount(domains, minlength=n_domains)
         ctx.mark_non_differentiable(counts)
