@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .._hub import hub_options
 from .._progress import Progress
 from ..errors import CorpusError, ModelError
 from ._given import given_plan
@@ -109,11 +110,12 @@ def check_model(model: str) -> dict[str, Any]:
                 raise ModelError(f"{model}: the folder holds no {name}; save {what} there with save_pretrained.")
         if not list(path.glob("*.safetensors")) and not (path / "model.safetensors.index.json").exists():
             raise ModelError(f"{model}: holds no .safetensors weights; save the model with save_pretrained.")
+    options = hub_options(model)
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, **options)
+        tokenizer = AutoTokenizer.from_pretrained(model, **options)
     except Exception as fault:  # transformers raises many kinds for a model that cannot be read
         first = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise ModelError(

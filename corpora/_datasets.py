@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .._hub import unreachable
 from ..errors import CorpusError
 from ._readers import Columns, Row
 from .record import named_split
@@ -69,6 +70,11 @@ def hub_rows(
         )
     import datasets
 
+    if why := _out_of_reach(hub):
+        raise CorpusError(
+            f"hub data set {hub!r}: not in the cache, and the hub cannot be asked ({why}); connect to the network, "
+            "or save it with `datasets` and give the folder as `path`."
+        )
     try:
         loaded: Any = datasets.load_dataset(hub, subset, revision=revision)
     except Exception as fault:
@@ -83,6 +89,16 @@ def hub_rows(
     lone = set(known.values()) == {"train"}
     for name, split in known.items():
         yield f"{hub}/{name}", None if lone else split, _rows(loaded[name], columns)
+
+
+def _out_of_reach(hub: str) -> str | None:
+    """Why the hub cannot be asked for a data set that no cache holds; None where it is worth trying."""
+    import datasets
+    from huggingface_hub import constants
+
+    prepared = Path(datasets.config.HF_DATASETS_CACHE) / hub.replace("/", "___")
+    fetched = Path(constants.HF_HUB_CACHE) / f"datasets--{hub.replace('/', '--')}"
+    return None if prepared.is_dir() or fetched.is_dir() else unreachable()
 
 
 def _rows(table: Any, columns: Columns) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._hub import hub_options
 from ..errors import ModelError
 
 __all__ = ["CausalProbe", "ClassProbe", "Probe", "quiet"]
@@ -57,11 +58,12 @@ class Probe:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
 
+        self._options = hub_options(source)
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
             from transformers import AutoTokenizer
 
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
+            self.tokenizer = AutoTokenizer.from_pretrained(source, **self._options)
             with quiet():
                 base = self._base(source, classes)
         except Exception as fault:  # missing files, no network, another architecture
@@ -143,7 +145,7 @@ class CausalProbe(Probe):
         import torch
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **self._options)
 
     def _peft(self) -> dict[str, Any]:
         return {"task_type": "CAUSAL_LM"}
@@ -208,7 +210,7 @@ class ClassProbe(Probe):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             base = AutoModelForSequenceClassification.from_pretrained(
-                source, num_labels=classes, dtype=torch.float32, use_safetensors=True
+                source, num_labels=classes, dtype=torch.float32, use_safetensors=True, **self._options
             )
         heads = ("classifier", "score", "classification_head")
         self._head = {n: p.detach().clone() for n, p in base.named_parameters() if n.split(".")[0] in heads}

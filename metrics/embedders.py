@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .._files import digest, file_digest
+from .._hub import hub_options
 from .._progress import SILENT, Progress
 from .._seeding import derive_seed
 from ..errors import ModelError, RelationsError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .settings import MeasureSettings
 
-__all__ = ["Embedder", "Embedding", "StateEmbedder", "embed", "embedder_fingerprint"]
+__all__ = ["Embedder", "Embedding", "StateEmbedder", "embed", "embedder_fingerprint", "require_sources"]
 
 _log = logging.getLogger("kinfold.metrics")
 # Words of scripts with spaces; single characters of those without.
@@ -68,6 +69,25 @@ def embedder_fingerprint(settings: MeasureSettings) -> str:
         mark = digest([[file.name, file_digest(file)] for file in files])
     kind = "model" if settings.embedder == "model" else "sentence-transformers"
     return f"{kind}:{mark}:{settings.max_length}:{settings.max_windows}"
+
+
+def require_sources(settings: MeasureSettings) -> None:
+    """Refuse, before any work, an embedder or model that is neither a folder nor within reach.
+
+    Raises
+    ------
+    ModelError
+        If it can only come from a hub that does not answer.
+    """
+    if settings.embedder not in ("lsa", "model"):
+        hub_options(_sentence_source(settings.embedder))
+    if settings.model is not None:
+        hub_options(settings.model)
+
+
+def _sentence_source(name: str) -> str:
+    """What the library reads `name` as: without an owner, one of its own models."""
+    return name if "/" in name or Path(name).exists() else f"sentence-transformers/{name}"
 
 
 def embed(
@@ -186,12 +206,13 @@ class _Sentence:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.fingerprint = fingerprint
         source = settings.embedder
+        options = hub_options(_sentence_source(source))
         try:
             from sentence_transformers import SentenceTransformer
 
             with quiet():
                 self.model = SentenceTransformer(
-                    source, device=_device(settings.device), model_kwargs={"use_safetensors": True}
+                    source, device=_device(settings.device), model_kwargs={"use_safetensors": True}, **options
                 )
         except Exception as fault:  # missing files, no network, unknown format
             reason = str(fault).strip().splitlines()[0][:160] if str(fault).strip() else type(fault).__name__
@@ -230,13 +251,14 @@ def _base(settings: MeasureSettings, fingerprint: str) -> StateEmbedder:
     """The embedder "model": the base model of the settings, loaded for this."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     source = str(settings.model)
+    options = hub_options(source)
     try:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
         with quiet():
-            model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+            model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
     except Exception as fault:  # as above
         reason = str(fault).strip().splitlines()[0][:160] if str(fault).strip() else type(fault).__name__
         raise ModelError(f"measure.model={source!r} could not be loaded ({reason}); check the path or id.") from None

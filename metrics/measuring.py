@@ -19,7 +19,7 @@ from ._gram import GramPass, GramResult
 from ._rff import rff_pass
 from .collect import Collection, collect
 from .divergence import synergy
-from .embedders import Embedder, Embedding
+from .embedders import Embedder, Embedding, require_sources
 from .embeddings import bootstrap_weights, centred, cosine_table
 from .mmd import default_bandwidths, median_sq_dist
 from .ranks import exchange, one_for_all, place
@@ -114,6 +114,8 @@ def measure(
         raise CorpusError("the corpora hold no domain to measure; general and unlabelled domains do not count.")
     if settings.model is None and settings.validate == "probe" and settings.embedder == "model":
         raise ModelError("measure.validate=probe needs measure.model; name the base model's folder or id.")
+    if embedder is None:
+        require_sources(settings)
     collection = collect(corpora, settings, tokenizer=tokenizer, seed=seed, cache=cache, progress=progress)
     draft = _Draft(len(names), settings.confidence)
     wanted = _needed(settings)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._files import digest
+from .._hub import hub_options
 from ..errors import ModelError
 
 __all__ = ["fingerprint", "load_tokenizer", "train_tokenizer"]
@@ -33,10 +34,11 @@ def load_tokenizer(source: str | os.PathLike[str]) -> Any:
             raise ModelError(f"{file}: not a tokenizer file ({str(fault)[:120]}); name a model folder.") from None
     if path.exists() and not path.is_dir():
         raise ModelError(f"{path}: not a tokenizer; name a model folder, a tokenizer.json or a hub id.")
+    options = hub_options(source)
     try:
         from transformers import AutoTokenizer
 
-        loaded = AutoTokenizer.from_pretrained(str(source))
+        loaded = AutoTokenizer.from_pretrained(str(source), **options)
     except Exception as fault:  # many kinds: missing files, no network, unknown architecture
         reason = str(fault).strip().splitlines()[0][:160] if str(fault).strip() else type(fault).__name__
         raise ModelError(f"{source}: no tokenizer could be loaded from it ({reason}); check the path or id.") from None

@@ -258,6 +258,7 @@ def _load_back(
     import torch
     import transformers
 
+    from .._hub import hub_options
     from .model import quiet, resolve_device
 
     auto: Any = transformers.AutoModelForCausalLM
@@ -270,7 +271,9 @@ def _load_back(
         auto = transformers.AutoModelForSequenceClassification
         options |= {"num_labels": width, "ignore_mismatched_sizes": True}
     with quiet():
-        fresh = auto.from_pretrained(manifest["model"]["name"], **options)
+        name = manifest["model"]["name"]
+        reach = hub_options(name)
+        fresh = auto.from_pretrained(name, **options, **reach)
         model: Any = peft.PeftModel.from_pretrained(fresh, folder).eval()
     if merge_into:
         import shutil
@@ -279,7 +282,7 @@ def _load_back(
         shutil.rmtree(folder)
         with quiet():
             merged.save_pretrained(folder)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(manifest["model"]["name"])
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **reach)
             tokenizer.save_pretrained(folder)
             model = auto.from_pretrained(folder, **options).eval()
     device: torch.device = resolve_device(settings.device)

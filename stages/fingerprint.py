@@ -13,16 +13,14 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from .._files import digest, file_digest, read_json, user_cache, write_json
+from .._hub import hub_options, snapshot
 from ..errors import ModelError
 
-__all__ = ["hub_options", "local_folder", "model_fingerprint", "weights_digest"]
+__all__ = ["local_folder", "model_fingerprint", "weights_digest"]
 
-_PATIENCE = 4.0  # seconds the hub has to answer
 _SETTLED = 2.0  # seconds: a file changed more recently may change again within one tick of its clock
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -44,54 +42,6 @@ def local_folder(name: str | Path) -> Path | None:
     return None
 
 
-@cache
-def _unreachable() -> str | None:
-    """Why the hub cannot be asked, or None where it answers; found out once a process."""
-    from huggingface_hub import constants, utils
-
-    ask: Any = utils
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    try:
-        ask.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
-    except Exception as fault:  # many kinds, by transport; any answer at all would do
-        first = " ".join(str(fault).split()) or type(fault).__name__
-        return f"{constants.ENDPOINT} does not answer: {first[:100]}"
-    return None
-
-
-def _snapshot(name: str) -> Path | None:
-    """Where the hub's cache keeps `name`, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        found = try_to_load_from_cache(name, "config.json")
-    except ValueError as fault:  # not a name the hub could have
-        raise ModelError(f"{name}: no such folder, and not a hub id either ({fault}); check the name.") from None
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def hub_options(name: str | Path) -> dict[str, Any]:
-    """What to hand to `from_pretrained` besides: nothing for a folder, "cache only" where the hub does not answer.
-
-    Raises
-    ------
-    ModelError
-        If a hub id is not in the hub's cache and the hub cannot be reached.
-    """
-    if Path(name).is_dir():
-        return {}
-    cached, why = _snapshot(str(name)), _unreachable()
-    if why is None:
-        return {}
-    if cached is None:
-        raise ModelError(
-            f"{name}: no such folder here, not in the hub's cache, and the hub cannot be asked ({why.rstrip('.')}); "
-            "give a model folder, or connect to the network."
-        )
-    return {"local_files_only": True}
-
-
 def model_fingerprint(name: str | Path) -> str:
     """A digest of a model's configuration and weights, every byte of them; the same wherever the folder lies.
 
@@ -103,7 +53,7 @@ def model_fingerprint(name: str | Path) -> str:
     path = local_folder(name)
     if path is None:
         options = hub_options(name)
-        path = _snapshot(str(name))
+        path = snapshot(str(name))
         if not options and (path is None or not any(path.glob("*.safetensors"))):
             from huggingface_hub import snapshot_download
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._files import read_json
+from .._hub import hub_options
 from ..errors import ConfigError, ModelError
-from .fingerprint import hub_options, local_folder, model_fingerprint
+from .fingerprint import local_folder, model_fingerprint
 
 if TYPE_CHECKING:
     import torch

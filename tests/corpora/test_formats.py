@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
-from kinfold.corpora import Domain, Source, load_corpora
+from kinfold.corpora import Domain, Source, _datasets, load_corpora
 from kinfold.corpora._formats import detect, format_by_name, split_by_name, stem
 from kinfold.errors import CorpusError
 
@@ -238,9 +238,16 @@ def test_saved_datasets(tmp_path: Path) -> None:
     assert load_corpora(tmp_path / "plain")["one"].fingerprint == plain.fingerprint
 
 
-def test_the_hub_is_named_when_it_cannot_be_reached() -> None:
-    with pytest.raises(CorpusError, match=r"hub data set 'nobody/nothing-at-all': cannot be loaded .* save it with"):
-        load_corpora({"a": {"hub": "nobody/nothing-at-all"}})
+def test_a_fault_of_the_hub_names_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(*args: Any, **kwargs: Any) -> Any:
+        raise FileNotFoundError("no such data set")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(_datasets, "unreachable", lambda: None)
+    with pytest.raises(CorpusError, match=r"hub data set 'nobody/nothing': cannot be loaded \(no such .* save it with"):
+        load_corpora({"a": {"hub": "nobody/nothing"}})
 
 
 def test_a_hub_data_set_is_read_through_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +260,7 @@ def test_a_hub_data_set_is_read_through_the_library(monkeypatch: pytest.MonkeyPa
         return datasets.DatasetDict({"train": table.select(range(25)), "test": table.select(range(25, 40))})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(_datasets, "unreachable", lambda: None)
     domain = load_corpora({"a": {"hub": "owner/name", "subset": "en", "revision": "abc"}})["a"]
     assert asked[0] == (("owner/name", "en"), {"revision": "abc"})
     assert [(record.text, record.label) for record in domain.records("test")] == EXPECTED[25:]

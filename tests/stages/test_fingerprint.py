@@ -6,12 +6,12 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from kinfold._hub import hub_options
 from kinfold.errors import ModelError
 from kinfold.stages import TrainSettings, fingerprint
-from kinfold.stages.fingerprint import hub_options, model_fingerprint, weights_digest
+from kinfold.stages.fingerprint import model_fingerprint, weights_digest
 from kinfold.stages.model import load_base
 
 
@@ -80,27 +80,6 @@ def test_a_file_that_may_still_be_changing_is_not_remembered(model: Path) -> Non
     flip(weights, 5000)
     os.utime(weights, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert weights_digest(weights) != before
-
-
-@pytest.fixture
-def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """A hub that is asked and never answers; the list holds what was asked."""
-    import huggingface_hub.utils
-    from huggingface_hub import constants
-
-    asked: list[str] = []
-
-    class Session:
-        def head(self, url: str, timeout: float) -> Any:
-            asked.append(url)
-            raise OSError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    fingerprint._unreachable.cache_clear()
-    yield asked  # type: ignore[misc]
-    fingerprint._unreachable.cache_clear()
 
 
 def test_a_hub_that_does_not_answer_is_asked_once_and_said_in_one_sentence(silent_hub: list[str]) -> None:
