@@ -34,7 +34,7 @@ def load_tokenizer(source: str | os.PathLike[str]) -> Any:
             raise ModelError(f"{file}: not a tokenizer file ({str(fault)[:120]}); name a model folder.") from None
     if path.exists() and not path.is_dir():
         raise ModelError(f"{path}: not a tokenizer; name a model folder, a tokenizer.json or a hub id.")
-    options = hub_options(source)
+    options = hub_options(str(source))
     try:
         from transformers import AutoTokenizer
 
