@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 from .._compile import kernel
 from ._kernels import FASTMATH, exponential, load, lowest, one, store
 
-__all__ = ["attend", "attend_back", "attend_back_half", "attend_half", "cross_entropy", "dots"]
+__all__ = ["cross_entropy", "divergence"]
 
 zero = np.float32(0.0)
 sign, magnitude = np.int32(31), np.int32(0x7FFFFFFF)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .._progress import SILENT, Progress
 from ..errors import TrainingError
+from ._heap import kept_memory
 from .checkpoint import Checkpoint, StepLog, load_optimizer, optimizer_tensors
 from .step import Stepper, StepResult
 from .weighting import SwampWatch
@@ -209,6 +210,10 @@ class StageLoop:
         TrainingError
             If the loss is no number or hopeless, memory runs out, or the disk is full; names the last good checkpoint.
         """
+        with kept_memory(wanted=self.ranks.device.type == "cpu"):
+            return self._run()
+
+    def _run(self) -> StageOutcome:
         log = StepLog(self.out / "metrics.jsonl", self._log_bytes) if self.ranks.main else None
         timing = StepLog.up_to(self.out / "timings.jsonl", self.stage, self.done) if self.ranks.main else None
         names = ", ".join(self.stepper.domains)
