@@ -105,12 +105,10 @@ def forever() -> Clock:
     return Clock(float("inf"))
 
 
-def interruptible(work: Callable[[], T], cancel: Callable[[], object] = lambda: None) -> T:
+def interruptible(work: Callable[[], T], cancel: Callable[[], object]) -> T:
     """The result of `work`, done in a thread of its own: machine code never looks whether somebody pressed Ctrl-C.
 
-    On an interrupt `cancel` must make `work` return soon; the interrupt goes on once it has. Work that calls back
-    into Python belongs here even when nothing can cancel it, such as compiling: an interrupt that is raised inside
-    a callback of C code is printed and forgotten, and callbacks in this thread see none.
+    On an interrupt `cancel` must make `work` return soon; the interrupt goes on once it has.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
         return gather([thread.submit(work)], cancel)[0]

@@ -290,8 +290,6 @@ class _Generation:
         if self.best is None:
             return None
         dual, count, prices = self.best
-        padded = np.zeros(len(self.pricer.cuts))
-        padded[: len(prices)] = prices
         self.pricer.balance(dual, count + self.core.kappa)
         found = self.pricer.exact(
             dual,
@@ -300,7 +298,7 @@ class _Generation:
             climb=False,
             nodes=40 * most,
             stored=most,
-            prices=padded,
+            prices=prices,
         )
         return found.members if found.complete else None
 

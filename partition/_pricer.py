@@ -89,6 +89,13 @@ class Pricer:
         counted: NDArray[np.float64] = (members[:, self.cuts].sum(axis=2) >= 2).astype(np.float64)
         return counted
 
+    def _prices(self, prices: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """One price a cut; those not priced yet cost nothing."""
+        padded = np.zeros(len(self.cuts))
+        if prices is not None:
+            padded[: len(prices)] = prices
+        return padded
+
     def _partners(self) -> NDArray[np.int32]:
         """For each item its compatible partners of positive share, by share per size of the main resource; −1 ends."""
         n = self.n
@@ -141,7 +148,7 @@ class Pricer:
             self.conflict,
             self.cuts,
             self.cuts_of,
-            np.zeros(len(self.cuts)) if prices is None else np.ascontiguousarray(prices, dtype=np.float64),
+            self._prices(prices),
             float(threshold),
             climb,
             min(nodes, self.clock.node_limit()),
@@ -177,6 +184,9 @@ class Pricer:
             self.upper,
             self.lower,
             self.conflict,
+            self.cuts,
+            self.cuts_of,
+            self._prices(prices),
             sets,
             values,
             self.whole,
@@ -184,10 +194,6 @@ class Pricer:
         )
         good = values > 0.5
         members, values = sets[good].astype(np.bool_), values[good]
-        if prices is not None and len(prices):
-            # The climb knows no cuts: charge them afterwards.
-            values = values - self.pays(members) @ prices
-            members, values = members[values > 0.5], values[values > 0.5]
         _, first = np.unique(members, axis=0, return_index=True)
         order = first[np.argsort(-values[first], kind="stable")]
         return members[order], values[order]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._clock import interruptible
 from ._core import Core
 from ._jit import have_compiler
 
@@ -27,25 +26,17 @@ _MESSAGE = "compiling the planner's kernels: about 15 seconds, once on this mach
 
 
 def get_ready(core: Core, method: str, progress: Progress, *, patience: float = 1.0) -> None:
-    """Compile, load and import what `method` will need on `core`; tells `progress` when that takes long.
+    """Compile, load and import what `method` will need on `core`; tells `progress` when that takes long."""
+    from .portfolio import needs
 
-    All of it happens in a thread of its own, for Ctrl-C: the compiler calls Python back from C, where the exception
-    that an interrupt raises is dropped (seen: every one of them was lost).
-    """
-    told = threading.Timer(patience, progress.say, [_MESSAGE])
+    told = threading.Timer(patience, lambda: progress.say(_MESSAGE) if have_compiler() else None)
     told.daemon = True
     told.start()
     try:
-        interruptible(lambda: _prepare(core, method))
+        for need in needs(core, method):
+            _READY[need]()
     finally:
         told.cancel()
-
-
-def _prepare(core: Core, method: str) -> None:
-    from .portfolio import needs
-
-    for need in needs(core, method):
-        _READY[need]()
 
 
 @cache
@@ -86,11 +77,19 @@ def _ready_integers() -> None:
     from ortools.sat.python import cp_model  # noqa: F401
 
 
+@cache
+def _ready_matrices() -> None:
+    """The minimiser and the sparse matrices of the semidefinite bound."""
+    import scipy.optimize
+    import scipy.sparse  # noqa: F401
+
+
 _READY: dict[str, Callable[[], None]] = {
     "annealing": ready_annealing,
     "columns": _ready_columns,
     "triangles": _ready_triangles,
     "integers": _ready_integers,
+    "matrices": _ready_matrices,
 }
 
 

@@ -61,3 +61,45 @@ def test_a_threshold_between_whole_numbers_does_not_undercut_the_best() -> None:
     assert found.complete
     assert not len(found.members)
     assert found.bound >= 10.0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_climb_knows_the_prices_of_cuts(seed: int) -> None:
+    """What it returns is worth what it says, and no item that joins, leaves or is exchanged would add to it."""
+    from kinfold.partition._core import make_core
+    from kinfold.partition._pricer import Pricer
+    from kinfold.partition.problem import make_problem
+
+    rng = np.random.default_rng([seed, 7])
+    n = 9
+    upper = np.triu(rng.integers(-20, 40, (n, n)), 1).astype(float)
+    budgeted = {"sizes": rng.integers(1, 5, n), "budget": 11} if seed % 2 else {}
+    core = make_core(make_problem(upper + upper.T, **budgeted))
+    pricer = Pricer(core)
+    triples = list(itertools.combinations(range(n), 3))
+    rng.shuffle(triples)
+    cuts = np.array(triples[:12], dtype=np.int32)
+    pricer.set_cuts(cuts)
+    # The last cuts have no price yet, as between cutting and the next linear programme.
+    prices = rng.integers(0, 40, 10).astype(float)
+    dual = rng.integers(0, 30, n).astype(float)
+
+    def worth(items: frozenset[int]) -> float:
+        chosen = sorted(items)
+        inside = np.ix_(chosen, chosen)
+        over = any(row[chosen].sum() > core.upper[r, 0] for r, row in enumerate(core.sizes))
+        if over or core.conflict[inside].any():
+            return -np.inf
+        paid = sum(price for price, cut in zip(prices, cuts[:10], strict=True) if len(set(cut) & items) > 1)
+        return float(core.gain[inside].sum() / 2 - dual[chosen].sum() - 1.0 - paid)
+
+    members, values = pricer.local(dual, 1.0, np.eye(n, dtype=np.bool_), prices)
+    # Some of sixty draws have no stage worth anything; a climb from every item finds one where it is worth as much.
+    assert len(members) or max(worth(frozenset([i])) for i in range(n)) <= 0
+    for inside, value in zip(members, values, strict=True):
+        items = frozenset(np.flatnonzero(inside).tolist())
+        assert worth(items) == value
+        others = frozenset(range(n)) - items
+        near = [items | {j} for j in others] + [(items - {i}) | {j} for i in items for j in others]
+        near += [items - {i} for i in items if len(items) > 1]
+        assert max(worth(one) for one in near) <= value
