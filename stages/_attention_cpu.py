@@ -1,8 +1,9 @@
 """Causal attention of documents that lie back to back, on a CPU: each is a view, nothing is gathered or padded.
 
-The forward is PyTorch's fused kernel. Its backward kernel for bf16 is slow on CPUs (five times what the same products
-take as plain matrix products on a machine with AMX), so bf16 goes back through plain products: the weights are made
-again in fp32 from the scores and the kept log-sum-exp, as the fused kernel does, and rounded for the last three.
+Forward and, in fp32, backward are PyTorch's fused kernels. Its backward in bf16 takes longer than in fp32, so it is done
+here: queries by blocks, each against the keys up to its own end, so that what lies ahead is hardly computed. Scores and
+the gradients of the weights are fp32 products, the weights are made again in one pass over a block
+(:mod:`._kernels_rows`) and rounded for the remaining three products.
 
 A product in bf16 is compiled anew for each shape it meets (a millisecond each time), so a document's view is rounded up
 to a multiple of 32 tokens: what follows it is masked, or behind the causal edge.
@@ -11,15 +12,20 @@ to a multiple of 32 tokens: what follows it is masked, or behind the causal edge
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .._compile import have_compiler
+
 __all__ = ["documents_attention", "rotated_attention"]
 
 _ROUND = 32
+_BLOCK = 128  # queries of a block
 
 
 def _spans(lengths: Sequence[int], total: int, *, rounded: bool) -> Iterator[tuple[int, int, int]]:
@@ -60,6 +66,29 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], 
     return out, total
 
 
+class _Scratch:
+    """Memory for one block's tables, taken once and used by every block: fresh memory costs more than the arithmetic."""
+
+    def __init__(self, query: Tensor, lengths: Sequence[int]) -> None:
+        self.heads = query.shape[1]
+        longest = -(-max(lengths) // _ROUND) * _ROUND
+        self.size = self.heads * min(_BLOCK, longest) * longest
+        self.held: dict[int, Tensor] = {}
+
+    def __call__(self, place: int, dtype: torch.dtype, rows: int, keys: int) -> Tensor:
+        """Number `place`, as (heads, rows, keys)."""
+        if place not in self.held:
+            self.held[place] = torch.empty(self.size, dtype=dtype)
+        return self.held[place][: self.heads * rows * keys].view(self.heads, rows, keys)
+
+
+@lru_cache(maxsize=256)
+def _seen(first: int, rows: int, length: int, heads: int) -> Any:
+    """Keys that each query of a block sees, for every head; 0 for the next document's."""
+    place = np.arange(first, first + rows, dtype=np.int32)
+    return np.tile(np.where(place < length, place + 1, 0).astype(np.int32), heads)
+
+
 def _backward(
     grad: Tensor,
     query: Tensor,
@@ -74,52 +103,85 @@ def _backward(
     result = [torch.empty_like(t.transpose(1, 2).contiguous()).transpose(1, 2) for t in (query, key, value)]
     if query.device.type == "meta":
         return result
-    plain = query.dtype == torch.bfloat16
-    groups = query.shape[1] // key.shape[1]
-    grad, out = grad.transpose(1, 2), out.transpose(1, 2)
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    for start, length, width in _spans(lengths, query.shape[2], rounded=plain):
-        small = plain and query.shape[1] * width * width <= _LARGEST
-        # PyTorch's kernel cannot leave out the queries of the next document that a rounded width takes in.
-        taken = width if small else length
-        q, k, v, g, o, sums = (t.narrow(2, start, taken) for t in (query, key, value, grad, out, total))
-        k, v = _grouped(k, groups), _grouped(v, groups)
-        if small:
-            parts = _plain(g[0], q[0], k[0], v[0], o[0], sums[0], length, scale)
-        else:
-            parts = kernel(g, q, k, v, o, sums, 0.0, True, scale=scale)
-        for place, (target, part) in enumerate(zip(result, parts, strict=True)):
-            target.narrow(2, start, length).copy_(_fold(part, groups if place else 1)[:, :, :length])
+    blocks = query.dtype == torch.bfloat16 and have_compiler()
+    run = _backward_blocks if blocks else _backward_torch
+    run(grad.contiguous(), query, key, value, out, total, lengths, scale, result)
     return result
 
 
-def _plain(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, length: int, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """With P and dO·Vᵀ in fp32: dS = P ∘ (dO·Vᵀ − rowsum(dO ∘ O)); queries from `length` on are another document's."""
-    n = q.shape[1]
-    wide = grad.float()
-    bias = _ahead(n) - total[..., None]
-    if length < n:
-        bias[:, length:] = float("-inf")
-    weights = torch.baddbmm(bias, q.float(), k.float().transpose(1, 2), alpha=scale).exp_()
-    delta = (wide * out.float()).sum(-1, keepdim=True)
-    scores = torch.bmm(wide, v.float().transpose(1, 2)).sub_(delta).mul_(weights).mul_(scale).to(q.dtype)
-    dv = torch.bmm(weights.to(q.dtype).transpose(1, 2), grad)
-    return torch.bmm(scores, k)[None], torch.bmm(scores.transpose(1, 2), q)[None], dv[None]
+def _backward_torch(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    total: Tensor,
+    lengths: Sequence[int],
+    scale: float,
+    result: Sequence[Tensor],
+) -> None:
+    groups = query.shape[1] // key.shape[1]
+    grad, out = grad.transpose(1, 2), out.transpose(1, 2)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    for start, length, _ in _spans(lengths, query.shape[2], rounded=False):
+        q, k, v, g, o, sums = (t.narrow(2, start, length) for t in (query, key, value, grad, out, total))
+        parts = kernel(g, q, _grouped(k, groups), _grouped(v, groups), o, sums, 0.0, True, scale=scale)
+        for place, (target, part) in enumerate(zip(result, parts, strict=True)):
+            target.narrow(2, start, length).copy_(_fold(part, groups if place else 1))
 
 
-# Weights of one document, heads x n x n, that the plain products may hold in fp32, three times over: 128 MB each.
-# Longer texts go through PyTorch's kernel, which is slower in bf16 and holds none.
-_LARGEST = 2**25
-_edge: list[Tensor] = []
+def _backward_blocks(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    total: Tensor,
+    lengths: Sequence[int],
+    scale: float,
+    result: Sequence[Tensor],
+) -> None:
+    """With P the weights: dV = Pᵀ·dO, dS = P ∘ (dO·Vᵀ − rowsum(dO ∘ O)), dQ = dS·K, dK = dSᵀ·Q, block by block."""
+    from . import _kernels_rows as kernels
+    from ._fused import arrays, spread
 
-
-def _ahead(n: int) -> Tensor:
-    """(n, n) fp32: −∞ where a key lies ahead of its query, 0 elsewhere. Made once, for the longest text so far."""
-    if not _edge or _edge[0].shape[0] < n:
-        _edge[:] = [torch.full((n, n), float("-inf")).triu_(1)]
-    return _edge[0][:n, :n]
+    _, heads, n, dim = query.shape
+    groups = heads // key.shape[1]
+    pull = torch.empty(n, heads)
+    spread(kernels.dots, *arrays(grad[0], out[0], pull))
+    narrow = (grad[0].transpose(0, 1), query[0], key[0], value[0])
+    wide = [t.float() for t in narrow]
+    factor = np.float32(scale)
+    scratch = _Scratch(query, lengths)
+    for start, length, width in _spans(lengths, n, rounded=True):
+        g, q, k, v = (t.narrow(1, start, width) for t in narrow)
+        wide_g, wide_q, wide_k, wide_v = (t.narrow(1, start, width) for t in wide)
+        k, wide_k, wide_v = (_grouped(t[None], groups)[0] for t in (k, wide_k, wide_v))
+        dk, dv = q.new_zeros(2, heads, width, dim, dtype=torch.float32).unbind(0)
+        for first in range(0, width, _BLOCK):
+            rows = min(_BLOCK, width - first)
+            stop, last = first + rows, min(first + rows, length)
+            scores, grads = (scratch(place, torch.float32, rows, stop) for place in (0, 1))
+            torch.bmm(wide_q[:, first:stop], wide_k[:, :stop].transpose(1, 2), out=scores)
+            torch.bmm(wide_g[:, first:stop], wide_v[:, :stop].transpose(1, 2), out=grads)
+            own = slice(start + first, start + stop)
+            numbers = arrays(
+                scores.view(-1, stop),
+                grads.view(-1, stop),
+                total[0, :, own].reshape(-1),
+                pull[own].t().reshape(-1),
+            )
+            seen = _seen(first, rows, length, heads)
+            values = (numbers[0], numbers[1], seen, factor, numbers[2], numbers[3])
+            weights, slopes = (scratch(place, q.dtype, rows, stop) for place in (2, 3))
+            flat = arrays(weights.view(-1, stop), slopes.view(-1, stop))
+            spread(kernels.attend_back, *values, *flat, whole=(3,))
+            part = torch.bmm(slopes, k[:, :stop])
+            result[0][0, :, start + first : start + last].copy_(part[:, : last - first])
+            dv[:, :stop].add_(torch.bmm(weights.transpose(1, 2), g[:, first:stop]))
+            dk[:, :stop].add_(torch.bmm(slopes.transpose(1, 2), q[:, first:stop]))
+        for target, whole in ((result[1], dk), (result[2], dv)):
+            target.narrow(2, start, length).copy_(_fold(whole[None], groups)[:, :, :length])
 
 
 class _Documents(torch.autograd.Function):
@@ -175,8 +237,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
     out = torch.empty_like(x)
     if x.device.type != "meta":
-        import numpy as np
-
         from . import _kernels
 
         values = arrays(x.contiguous(), cos.contiguous(), sin.contiguous())

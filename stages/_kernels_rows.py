@@ -1,4 +1,4 @@
-"""Losses over a vocabulary, row by row in one go, for CPUs.
+"""Losses over a vocabulary, and the backward pass of attention, row by row in one go, for CPUs.
 
 PyTorch takes a pass over memory for each of maximum, difference, exponential, sum and product. A row fits into the
 nearest cache, so these loops read it from memory once. What the loops of :mod:`._kernels` say holds here too.
@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 from .._compile import kernel
 from ._kernels import FASTMATH, exponential, load, lowest, one, store
 
-__all__ = ["cross_entropy", "divergence"]
+__all__ = ["attend_back", "cross_entropy", "divergence", "dots"]
 
 zero = np.float32(0.0)
 sign, magnitude = np.int32(31), np.int32(0x7FFFFFFF)
@@ -90,5 +90,33 @@ def _divergence(logits: Any, base: Any, reverse: Any, losses: Any, factor: Any) 
                 row[j] = store(mine[j] - theirs[j] * share, row[j])
 
 
+def _attend_back(
+    scores: Any, grads: Any, seen: Any, scale: Any, total: Any, pull: Any, weights: Any, out: Any
+) -> None:
+    """Of a block of queries: weights from scores (rows, keys), and the scores' gradients from the weights' `grads`.
+
+    Row i sees the first seen[i] keys; total[i] is its log-sum-exp, pull[i] its rowsum(dO ∘ O).
+    """
+    for i in range(len(scores)):
+        count, shift, back = seen[i], total[i], pull[i]
+        for j in range(scores.shape[1]):
+            value = exponential(min(max(scores[i, j] * scale - shift, lowest), -lowest))
+            value = value if j < count else zero
+            weights[i, j] = store(value, weights[i, j])
+            out[i, j] = store(value * (grads[i, j] - back) * scale if j < count else zero, out[i, j])
+
+
+def _dots(a: Any, b: Any, out: Any) -> None:
+    """Dot products over the last dimension of (tokens, heads, d)."""
+    for t in range(a.shape[0]):
+        for h in range(a.shape[1]):
+            total = zero
+            for j in range(a.shape[2]):
+                total += load(a[t, h, j]) * load(b[t, h, j])
+            out[t, h] = total
+
+
 cross_entropy = kernel(_cross_entropy, error_model="numpy", fastmath=FASTMATH)
 divergence = kernel(_divergence, error_model="numpy", fastmath=FASTMATH)
+attend_back = kernel(_attend_back, error_model="numpy", fastmath=FASTMATH)
+dots = kernel(_dots, error_model="numpy", fastmath=FASTMATH)

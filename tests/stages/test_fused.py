@@ -193,14 +193,23 @@ def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bound", "largest"),
-    # Texts too long for plain products take PyTorch's kernel: with 0 all of them do.
-    [(torch.float64, 1e-10, 1), (torch.float32, 2e-5, 1), (torch.bfloat16, 3e-2, 2**25), (torch.bfloat16, 3e-2, 0)],
+    ("dtype", "bound", "block"),
+    # In bf16 by blocks of queries, one or several a document; 0: as without a compiler, by PyTorch's kernel.
+    [
+        (torch.float64, 1e-10, 128),
+        (torch.float32, 2e-5, 128),
+        (torch.bfloat16, 3e-2, 128),
+        (torch.bfloat16, 3e-2, 32),
+        (torch.bfloat16, 3e-2, 0),
+    ],
 )
 def test_document_attention_equals_the_formula(
-    dtype: torch.dtype, bound: float, largest: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, bound: float, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_attention_cpu, "_LARGEST", largest)
+    if block:
+        monkeypatch.setattr(_attention_cpu, "_BLOCK", block)
+    else:
+        monkeypatch.setattr(_attention_cpu, "have_compiler", lambda: False)
     generator = torch.Generator().manual_seed(0)
     n = sum(LENGTHS)
     q, k, v = (torch.randn(1, h, n, 16, generator=generator, dtype=torch.float64).to(dtype) for h in (4, 2, 2))
