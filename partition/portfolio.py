@@ -2,7 +2,8 @@
 
 An answer first (annealing), then proofs from the cheapest: the triangle relaxation where no budget binds, column
 generation where stages are small enough to price, clique CP-SAT for what is left of small problems and for stages
-that differ. What time remains goes back to annealing.
+that differ, and the semidefinite relaxation for a certificate where budgets bind and stages are too large to price.
+What time remains goes back to annealing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = ["needs", "run_portfolio"]
 CLIQUE_LIMIT = 70
 COLUMN_LIMIT = 160
 TRIANGLE_LIMIT = 220
+SEMIDEFINITE_LIMIT = 400
 _LINKAGE_FROM = 60
 # Nodes after which the pricing of large stages is left for a weaker bound (about ten seconds).
 _PATIENCE = 4_000_000
@@ -42,10 +44,13 @@ def needs(core: Core, method: str) -> tuple[str, ...]:
         return ("annealing",)
     if method == "clique" or core.labelled:
         return ("annealing", "integers") if core.n <= 3 * CLIQUE_LIMIT else ("annealing",)
+    if _binding(core) and method != "columns" and core.n > COLUMN_LIMIT:
+        return ("annealing", "matrices") if core.n <= SEMIDEFINITE_LIMIT else ("annealing",)
     if core.n > TRIANGLE_LIMIT:
         return ("annealing",)
     columns = ("columns", "integers") if have_compiler() else ("integers",)
-    return ("annealing", *columns, *(() if method == "columns" else ("triangles",)))
+    last = () if method == "columns" else ("matrices",) if _binding(core) else ("triangles",)
+    return ("annealing", *columns, *last)
 
 
 def run_portfolio(run: Run, method: str) -> None:
@@ -57,7 +62,8 @@ def run_portfolio(run: Run, method: str) -> None:
     exact = method != "heuristic"
     if exact:
         # A fixed amount of work, so that the same seed starts the proof from the same partitions under any load.
-        _anneal(run, pool, _first_share(run), clock=0.5 * run.left())
+        first = _first_share(run)
+        _anneal(run, pool, first, clock=max(first, 0.5 * run.left()))
     else:
         _anneal(run, pool, run.left())
     if not exact or run.proved():
@@ -72,12 +78,12 @@ def run_portfolio(run: Run, method: str) -> None:
 
 
 def _prove(run: Run, pool: Pool, method: str) -> None:
-    """Triangles where no budget binds or there are many items, then stages, then CP-SAT or triangles after all."""
+    """Triangles where no budget binds, then stages; then CP-SAT, or matrices where budgets bind."""
     core = run.core
-    binding = any(int(core.upper[r, 0]) < int(core.sizes[r].sum()) for r in range(len(core.sizes)))
+    binding = _binding(core)
     small = _Rest(core, np.arange(core.n), pool.labels)
-    if method != "columns" and core.n <= TRIANGLE_LIMIT and (not binding or core.n > COLUMN_LIMIT):
-        found = _triangles(run, (0.4 if not binding else 0.3) * run.left())
+    if method != "columns" and core.n <= TRIANGLE_LIMIT and not binding:
+        found = _triangles(run, 0.4 * run.left())
         if run.proved():
             return
         rest = _reduced(core, found, pool)
@@ -91,9 +97,14 @@ def _prove(run: Run, pool: Pool, method: str) -> None:
         _columns(run, small, tail * run.left() if method != "columns" else run.left())
     if small.core.n <= CLIQUE_LIMIT and not run.proved():
         _clique(run, run.left(), small)
-    elif method != "columns" and binding and core.n <= COLUMN_LIMIT and not run.proved() and run.left() > 0:
-        # Stages too large to price: pairs and capacities at least give a certified gap.
-        _triangles(run, run.left())
+    elif method != "columns" and binding and core.n <= SEMIDEFINITE_LIMIT and not run.proved():
+        # Stages too large to price: matrices, pairs and capacities at least give a certified gap.
+        _matrices(run, run.left())
+
+
+def _binding(core: Core) -> bool:
+    """Whether a budget keeps all items from sharing one stage."""
+    return any(int(core.upper[r, 0]) < int(core.sizes[r].sum()) for r in range(len(core.sizes)))
 
 
 @dataclass(frozen=True)
@@ -126,8 +137,9 @@ def _first_share(run: Run) -> float:
     """Seconds for the first answer: enough for the optimum of most planning problems, little against the limit."""
     n = run.core.n
     wanted = 0.2 + 1e-4 * n * n
-    # Where no proof has a chance all of the time belongs to the answer.
-    share = 0.25 if n <= COLUMN_LIMIT else 0.8 if n <= TRIANGLE_LIMIT else 1.0
+    # Where no proof has a chance all of the time belongs to the answer, or most where a certificate can be had.
+    limit = SEMIDEFINITE_LIMIT if _binding(run.core) and not run.core.labelled else TRIANGLE_LIMIT
+    share = 0.25 if n <= COLUMN_LIMIT else 0.75 if n <= limit else 1.0
     if n <= 24:
         wanted = 0.02 if n <= 12 else 0.1
     return min(wanted if n <= COLUMN_LIMIT else np.inf, share * run.limit)
@@ -184,6 +196,19 @@ def _triangles(run: Run, seconds: float) -> TriangleResult:
     run.lower(max(found.bound, float(run.value)))
     run.steps.append("triangle bound")
     return found
+
+
+def _matrices(run: Run, seconds: float) -> None:
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    from ._semidefinite import semidefinite_bound
+
+    if seconds <= 0:
+        return
+    with threadpool_limits(limits=run.workers, user_api="blas"):
+        bound = semidefinite_bound(run.core, clock=run.clock.part(seconds), value=float(run.value), report=run.lower)
+    run.lower(max(bound, float(run.value)))
+    run.steps.append("semidefinite bound")
 
 
 def _columns(run: Run, rest: _Rest, seconds: float) -> None:
