@@ -35,6 +35,9 @@ _POOL_LAST = 400_000
 # A search for stages may leave this share of the gap unexamined (a stage), and begins with so many nodes.
 _LOOSE = 0.01
 _NODES = 300_000
+# Cuts a round, and of one item.
+_CUTS = 80
+_EACH = 8
 
 Duals = tuple["NDArray[np.float64]", float, "NDArray[np.float64]"]
 Report = Callable[["NDArray[np.int64] | None", int, float], None]
@@ -142,7 +145,7 @@ class _Generation:
         self.workers = workers
         self.report = report
         self.patience = patience
-        self.pricer = Pricer(self.core, clock)
+        self.pricer = Pricer(self.core, clock, workers=workers)
         self.master = Master(self.core)
         self.members: list[NDArray[np.bool_]] = []
         self.known: set[bytes] = set()
@@ -251,7 +254,7 @@ class _Generation:
         rest = self.bound_at(duals, 0.0) - (self.value + self.step)
         each = max(1, self.most)
         loose = max(1.0, (-0.9 if rest < 0 else _LOOSE) * rest / each)
-        self.pricer.balance(duals[0], constant)
+        self.pricer.balance(duals[0], constant, prices=duals[2])
         nodes = _NODES
         while True:
             found = self.pricer.exact(duals[0], constant, threshold=loose, nodes=nodes, prices=duals[2])
@@ -276,7 +279,7 @@ class _Generation:
         basis = self.master.solution()
         active = np.flatnonzero(basis > 1e-6)
         old = [tuple(int(i) for i in triple) for triple in self.pricer.cuts]
-        fresh = separate(np.array(self.members)[active], basis[active], set(old), most=40, each=6)
+        fresh = separate(np.array(self.members)[active], basis[active], set(old), most=_CUTS, each=_EACH)
         if not fresh:
             return False
         self.pricer.set_cuts(np.array([*old, *fresh], dtype=np.int32))
@@ -290,7 +293,7 @@ class _Generation:
         if self.best is None:
             return None
         dual, count, prices = self.best
-        self.pricer.balance(dual, count + self.core.kappa)
+        self.pricer.balance(dual, count + self.core.kappa, prices=prices)
         found = self.pricer.exact(
             dual,
             count + self.core.kappa,

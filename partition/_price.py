@@ -8,6 +8,9 @@ pair is shared out between its members, a_jl + a_lj = w_jl. Member j can at most
 it (a fractional knapsack over a list sorted once), and the members themselves form another fractional knapsack. Any
 shares are valid; `_shares` looks for those with the least bound (Caprara, Pisinger and Toth 1999 for the quadratic
 knapsack).
+
+A cut is paid by its second member. The bound charges a third of the price to each pair among its items, and, once one
+of them is in, a third to each of the others: whichever of them come, the charges add up to the price at most.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ def price(
     cut_price: Any,
     threshold: float,
     climb: bool,
+    part: int,
+    parts: int,
     node_limit: int,
     stop: Any,
     found: Any,
@@ -48,7 +53,7 @@ def price(
     Parameters
     ----------
     gain : float64 (n, n)
-    share : float64 (n, n), share[j, l] + share[l, j] = gain[j, l]
+    share : float64 (n, n), share[j, l] + share[l, j] = gain[j, l] − Σ ⌊cut_price / 3⌋ of the cuts that hold both
     partners : int32 (n, n), for each item those of positive share, most share per size first, −1 ends
     dual : float64 (n,); constant : cost of a stage
     sizes : int64 (r, n); upper, lower : int64 (r,); main : resource of the bounds, −1 for none
@@ -56,10 +61,11 @@ def price(
     cuts : int32 (c, 3), triples of which a set that holds two or more pays cut_price, float64 (c,); cuts_of : int32
         (n, w), the cuts of each item, −1 ends
     threshold : sets worth less are of no interest; with `climb` it rises above each set found
+    part, parts : only sets whose first item in the order of branching has this rank modulo `parts`
     stop : int64 (1,), not 0 from another thread ends the search as `node_limit` does
     found : int64 (K, words), output bit masks of 62 items a word; values : float64 (K,), output
     whole, real : int64 and float64 scratch of shapes (4, w, w), w >= max(n, c, 6) + 2
-    result : float64 (4,), output: nodes, 1 when the search is complete, upper bound on any set's worth, sets found
+    result : float64 (4,), output: nodes, 1 when the search is complete, upper bound on any such set, sets found
 
     Returns the number of sets stored; with `climb` the last ones are the best.
     """
@@ -71,7 +77,7 @@ def price(
     state = whole[1]  # row 0: count per depth; 1: position; 2: chosen; 3: marks; 4: order; 5..: load per resource
     contribution = real[0]
     margin = real[1]
-    relief = real[3]  # what the bound must not charge: half the price of every cut that is held once
+    relief = real[3]  # what the bound must not charge of the prices of cuts that are held once
     # row 0: p; 1: density; 2: value per depth; 3: rest bound per depth; 5, 6: change of margin, relief
     scratch = real[2]
     counts, position, chosen, marks, order = state[0], state[1], state[2], state[3], state[4]
@@ -245,6 +251,10 @@ def price(
         j = cand[depth, at]
         extra = contribution[depth, at]
         position[depth] = at + 1
+        if depth == 0 and at % parts != part:
+            # Somebody else's; for what remains here it stays out.
+            rest[0] -= max(0.0, extra)
+            continue
         if rest[depth] + min(0.0, extra) + slack < threshold:
             continue
         if extra > 0.0:
@@ -282,11 +292,11 @@ def price(
             if held[c] == 0:
                 for t in range(3):
                     shift[cuts[c, t]] -= cut_price[c]
-                    ease[cuts[c, t]] += 0.5 * cut_price[c]
+                    ease[cuts[c, t]] += cut_price[c] - float(cut_price[c] // 3)
             elif held[c] == 1:
                 for t in range(3):
                     shift[cuts[c, t]] += cut_price[c]
-                    ease[cuts[c, t]] -= 0.5 * cut_price[c]
+                    ease[cuts[c, t]] -= cut_price[c] - float(cut_price[c] // 3)
         count = 0
         for c in range(at + 1, counts[depth]):
             o = cand[depth, c]

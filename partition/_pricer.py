@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._climb import improve
-from ._clock import Clock, forever, interruptible
+from ._clock import Clock, forever, gather
 from ._jit import compiled
 from ._price import price
 from ._shares import balance
@@ -39,9 +40,9 @@ class Priced:
 
 
 class Pricer:
-    """Prices stages of one core; not for use from several threads at once."""
+    """Prices stages of one core, with `workers` threads; not for use from several threads at once."""
 
-    def __init__(self, core: Core, clock: Clock | None = None, stored: int = 4000) -> None:
+    def __init__(self, core: Core, clock: Clock | None = None, stored: int = 4000, workers: int = 1) -> None:
         n = core.n
         self.core = core
         self.clock = clock or forever()
@@ -62,6 +63,7 @@ class Pricer:
         self.apart = conflict
         self.share = self.gain / 2.0
         self.stored = stored
+        self.workers = max(1, workers)
         self.stop = np.zeros(1, dtype=np.int64)
         self.set_cuts(np.zeros((0, 3), dtype=np.int32))
 
@@ -71,8 +73,9 @@ class Pricer:
         self.cuts = np.ascontiguousarray(cuts, dtype=np.int32)
         # Scratch rows beyond the items (density, shifts, marks) need at least this much room.
         width = max(n, len(cuts), 6) + 2
-        self.whole = np.zeros((4, width, width), dtype=np.int64)
-        self.real = np.zeros((4, width, width))
+        self.scratch = [
+            (np.zeros((4, width, width), dtype=np.int64), np.zeros((4, width, width))) for _ in range(self.workers)
+        ]
         lists: list[list[int]] = [[] for _ in range(n)]
         for c, triple in enumerate(self.cuts):
             for i in triple:
@@ -107,16 +110,50 @@ class Pricer:
         out: NDArray[np.int32] = np.where(ranked, order, np.int32(-1)).astype(np.int32)
         return np.ascontiguousarray(out)
 
-    def balance(self, dual: NDArray[np.float64], constant: float, rounds: int = 60) -> float:
+    def _charged(self, prices: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Gains less a third of the price of every cut that holds the pair: what the bound may share out."""
+        gain = self.gain.copy()
+        third = np.floor(prices / 3.0)
+        for a, b in ((0, 1), (0, 2), (1, 2)):
+            np.subtract.at(gain, (self.cuts[:, a], self.cuts[:, b]), third)
+            np.subtract.at(gain, (self.cuts[:, b], self.cuts[:, a]), third)
+        return gain
+
+    def _reshare(self, gain: NDArray[np.float64]) -> None:
+        """Make the shares of every pair add up to its gain again, from the shares of the last call."""
+        miss = gain - self.share - self.share.T
+        if miss.any():
+            self.share = self.share + np.triu(np.floor(miss / 2.0), 1)
+            lower = np.tril_indices(self.n, -1)
+            self.share[lower] = (gain - self.share.T)[lower]
+            np.fill_diagonal(self.share, 0.0)
+
+    def balance(
+        self,
+        dual: NDArray[np.float64],
+        constant: float,
+        rounds: int = 60,
+        prices: NDArray[np.float64] | None = None,
+    ) -> float:
         """Share pairs out anew for these duals; the root bound reached. From the shares of the last call."""
+        whole = self._charged(self._prices(prices))
+        self._reshare(whole)
         size = self.sizes[self.main].astype(np.float64) if self.main >= 0 else np.zeros(self.n)
         room = float(self.upper[self.main]) if self.main >= 0 else 1.0
-        gain = np.where(self.apart, np.minimum(self.gain, 0.0), self.gain)
+        gain = np.where(self.apart, np.minimum(whole, 0.0), whole)
         share = self.share
         bound = compiled(balance)(
-            gain, share, np.asarray(dual, dtype=np.float64), float(constant), size, room, 0.0, rounds, self.real
+            gain,
+            share,
+            np.asarray(dual, dtype=np.float64),
+            float(constant),
+            size,
+            room,
+            0.0,
+            rounds,
+            self.scratch[0][1],
         )
-        self.share = np.where(self.apart, self.gain / 2.0, share)
+        self.share = np.where(self.apart, whole / 2.0, share)
         return float(bound)
 
     def exact(
@@ -131,40 +168,54 @@ class Pricer:
         stored: int | None = None,
     ) -> Priced:
         """Every stage worth `threshold` or more (ever better ones only, with `climb`)."""
+        prices = self._prices(prices)
+        self._reshare(self._charged(prices))
         words = (self.n + _WORD - 1) // _WORD
-        found = np.zeros((stored or self.stored, words), dtype=np.int64)
-        values = np.zeros(len(found))
-        result = np.zeros(4)
-        arguments = (
-            self.gain,
-            self.share,
-            self._partners(),
-            np.asarray(dual, dtype=np.float64),
-            float(constant),
-            self.sizes,
-            self.upper,
-            self.lower,
-            self.main,
-            self.conflict,
-            self.cuts,
-            self.cuts_of,
-            self._prices(prices),
-            float(threshold),
-            climb,
-            min(nodes, self.clock.node_limit()),
-            self.stop,
-            found,
-            values,
-            self.whole,
-            self.real,
-            result,
-        )
-        with self.clock.alarm(self.stop):
-            count = interruptible(lambda: compiled(price)(*arguments), lambda: self.stop.fill(1))
-        self.clock.nodes(result[0])
+        most = stored or self.stored
+        parts = self.workers
+        limit = -(-min(nodes, self.clock.node_limit()) // parts)
+        partners = self._partners()
+
+        def search(part: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+            found, values, result = np.zeros((most, words), dtype=np.int64), np.zeros(most), np.zeros(4)
+            count = compiled(price)(
+                self.gain,
+                self.share,
+                partners,
+                np.asarray(dual, dtype=np.float64),
+                float(constant),
+                self.sizes,
+                self.upper,
+                self.lower,
+                self.main,
+                self.conflict,
+                self.cuts,
+                self.cuts_of,
+                prices,
+                float(threshold),
+                climb,
+                part,
+                parts,
+                limit,
+                self.stop,
+                found,
+                values,
+                *self.scratch[part],
+                result,
+            )
+            return found[:count], values[:count], result
+
+        with self.clock.alarm(self.stop), ThreadPoolExecutor(max_workers=parts) as threads:
+            done = gather([threads.submit(search, part) for part in range(parts)], lambda: self.stop.fill(1))
+        results = np.array([result for _, _, result in done])
+        self.clock.nodes(float(results[:, 0].sum()))
+        found = np.concatenate([masks for masks, _, _ in done])
+        values = np.concatenate([worths for _, worths, _ in done])
+        order = np.argsort(values, kind="stable")
         items = np.arange(self.n)
-        members = (found[:count, items // _WORD] >> (items % _WORD)) & 1 > 0
-        return Priced(members, values[:count], bool(result[1]), float(result[2]), int(result[0]))
+        members = (found[order][:, items // _WORD] >> (items % _WORD)) & 1 > 0
+        complete = bool(results[:, 1].all()) and (climb or len(found) <= most)
+        return Priced(members, values[order], complete, float(results[:, 2].max()), int(results[:, 0].sum()))
 
     def local(
         self,
@@ -189,8 +240,7 @@ class Pricer:
             self._prices(prices),
             sets,
             values,
-            self.whole,
-            self.real,
+            *self.scratch[0],
         )
         good = values > 0.5
         members, values = sets[good].astype(np.bool_), values[good]

@@ -45,9 +45,17 @@ def test_no_stage_is_missed_and_no_bound_is_below_the_best(seed: int) -> None:
     assert best.complete
     assert best.bound >= max(worth) - 1e-6
     limit = -20.0
-    everything = pricer.exact(dual, 0.0, threshold=limit, climb=False, prices=prices)
-    assert everything.complete
-    assert len(everything.members) == sum(value >= limit for value in worth)
+    for workers in (1, 3):
+        pricer = Pricer(core, workers=workers)
+        pricer.set_cuts(cuts)
+        pricer.balance(dual, 0.0, prices=prices)
+        everything = pricer.exact(dual, 0.0, threshold=limit, climb=False, prices=prices)
+        assert everything.complete
+        assert len(np.unique(everything.members, axis=0)) == len(everything.members)
+        assert sorted(everything.values) == sorted(value for value in worth if value >= limit)
+        best = pricer.exact(dual, 0.0, threshold=-1e6, prices=prices)
+        assert best.complete
+        assert best.bound >= max(worth) - 1e-6
 
 
 def test_a_threshold_between_whole_numbers_does_not_undercut_the_best() -> None:
