@@ -131,6 +131,8 @@ def measure(
 def plan(
     relations: Relations | PathLike,
     *,
+    model: PathLike | None = None,
+    train: TrainSettings | Mapping[str, Any] | None = None,
     settings: PlanSettings | Mapping[str, Any] | None = None,
     out: PathLike | None = None,
     seed: int = 0,
@@ -143,6 +145,9 @@ def plan(
     ----------
     relations
         What :func:`measure` returned, or the folder it wrote.
+    model, train
+        Base model and settings of the training to come, for budgets that follow from them: `gpu_memory` in bytes and
+        `adapter_parameters`. Only the model's configuration is read.
     settings
         A :class:`~kinfold.partition.PlanSettings` or a mapping of some of its fields.
     out
@@ -158,10 +163,20 @@ def plan(
         When no partition satisfies the constraints; the message names those in conflict.
     """
     from ..partition import PlanSettings, make_plan
+    from ..stages.settings import TrainSettings
+    from .resources import sized_by_model, typical_lengths
 
+    known = given_relations(relations)
+    resolved = sized_by_model(
+        given_settings(PlanSettings, settings, overrides, "plan"),
+        typical_lengths(known),
+        model=model,
+        train=given_settings(TrainSettings, train, {}, "train"),
+        progress=progress,
+    )
     made = make_plan(
-        given_relations(relations),
-        settings=given_settings(PlanSettings, settings, overrides, "plan"),
+        known,
+        settings=resolved,
         seed=seed,
         progress=progress,
     )

@@ -93,11 +93,11 @@ def plain_help(text: str) -> str:
     return re.sub(r"\[(?=[a-z#/@])", r"\\[", text)
 
 
-def setting(name: str, *extra: str, example: str = "", metavar: str | None = None) -> Any:
+def setting(name: str, *extra: str, text: str = "", example: str = "", metavar: str | None = None) -> Any:
     """The Typer option of the setting that `FLAGS` lists under `name`; help and default come from its dataclass."""
     path, flag = FLAGS[name]
     info = field_info(path.split("."))
-    text = str(info.metadata.get("help", path))
+    text = text or str(info.metadata.get("help", path))
     if example:
         text = f"{text.partition(', e.g. ')[0]}, e.g. {example}"
     default = _default_text(info)
@@ -190,8 +190,8 @@ def numbers(text: str | None, flag: str, kind: type[N]) -> list[N] | None:
         raise ConfigError(f"{flag} {text}: must be {what} with commas, for example {flag} 0,1.") from None
 
 
-def stage_range(text: str | None) -> int | list[int] | None:
-    """`3` exactly, `2:5` a range.
+def stage_range(text: str | None) -> str | int | list[int] | None:
+    """`3` exactly, `2:5` a range, or one of the words.
 
     Raises
     ------
@@ -200,9 +200,11 @@ def stage_range(text: str | None) -> int | list[int] | None:
     """
     if text is None:
         return None
+    if text.strip().casefold() in ("fewest", "free"):
+        return text.strip().casefold()
     match = re.fullmatch(r"\s*(\d+)\s*(?:(?::|-|\.\.)\s*(\d+)\s*)?", text)
     if match is None:
-        raise ConfigError(f"--stages {text}: must be a number such as 3, or a range such as 2:5.")
+        raise ConfigError(f"--stages {text}: must be fewest, free, a number such as 3, or a range such as 2:5.")
     low, high = match.group(1), match.group(2)
     return int(low) if high is None else [int(low), int(high)]
 

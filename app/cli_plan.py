@@ -26,11 +26,23 @@ def register(app: typer.Typer) -> None:
             typer.Argument(metavar="[RELATIONS]", help="Folder that kinfold measure wrote.", show_default=False),
         ] = None,
         out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The plan's file.")] = Path("plan.json"),
+        model: Annotated[
+            str | None,
+            setting("model", text="for budgets of gpu_memory and adapter_parameters: the base model that is trained"),
+        ] = None,
         lam: Annotated[float | None, setting("lam")] = None,
         kappa: Annotated[float | None, setting("kappa")] = None,
-        stages: Annotated[str | None, setting("stages", metavar="N or A:B", example="3 or 2:5")] = None,
+        stages: Annotated[
+            str | None, setting("stages", metavar="fewest, free, N or A:B", example="free, 3 or 2:5")
+        ] = None,
         budget: Annotated[
-            list[str] | None, setting("budget", metavar="NAME=NUMBER", example="--budget tokens=2e6 --budget domains=4")
+            list[str] | None,
+            setting(
+                "budget",
+                metavar="NAME=NUMBER",
+                example="--budget tokens=2e6 --budget domains=4; also documents, characters and, with --model, "
+                "gpu_memory (bytes) and adapter_parameters",
+            ),
         ] = None,
         minimum: Annotated[
             list[str] | None, setting("minimum", metavar="NAME=NUMBER", example="--minimum domains=2")
@@ -73,6 +85,8 @@ def register(app: typer.Typer) -> None:
 
           $ kinfold plan relations -o plan.json
           $ kinfold plan relations --budget tokens=2e6 --stages 2:4 --explain
+          $ kinfold plan relations --budget gpu_memory=16e9 --model my-model
+          $ kinfold plan more-relations --extend plan.json -o longer.json
           $ kinfold plan --diff plan-a.json plan-b.json
         """
         if diff is not None:
@@ -82,7 +96,8 @@ def register(app: typer.Typer) -> None:
 
         check_target(out, folder=False)
         values = {
-            "lam": lam, "kappa": kappa, "stages": stage_range(stages), "budget": pairs(budget, "--budget"),
+            "model": model, "lam": lam, "kappa": kappa, "stages": stage_range(stages),
+            "budget": pairs(budget, "--budget"),
             "minimum": pairs(minimum, "--minimum"), "must_link": groups(must_link, "--must-link"),
             "cannot_link": groups(cannot_link, "--cannot-link"), "pin": pairs(pin, "--pin", int),
             "discrepancy": discrepancy, "synergy": synergy, "scale": scale, "method": method, "order": order,
@@ -96,12 +111,22 @@ def register(app: typer.Typer) -> None:
         if extend is not None:
             from ..metrics import Relations
             from ..partition import Plan, extend_plan
+            from .resources import sized_by_model, typical_lengths
 
             # Without settings of its own, an extension keeps those of the plan it extends.
-            settings = config.plan if "plan" in resolved.given else None
+            known = Relations.load(source)
+            settings = None
+            if "plan" in resolved.given:
+                settings = sized_by_model(
+                    config.plan,
+                    typical_lengths(known),
+                    model=config.model,
+                    train=config.train,
+                    progress=common.progress,
+                )
             extension = extend_plan(
                 Plan.load(extend),
-                Relations.load(source),
+                known,
                 settings=settings,
                 seed=config.seed,
                 progress=common.progress,
@@ -110,7 +135,15 @@ def register(app: typer.Typer) -> None:
             made.save(out)
             common.session.show(*extension.lines(), "")
         else:
-            made = api.plan(source, settings=config.plan, out=out, seed=config.seed, progress=common.progress)
+            made = api.plan(
+                source,
+                model=config.model,
+                train=config.train,
+                settings=config.plan,
+                out=out,
+                seed=config.seed,
+                progress=common.progress,
+            )
         if figures is not None:
             from ..metrics import Relations
             from .report import write_figures

@@ -49,30 +49,34 @@ def _number(value: Any, digits: int = 3) -> str:
 
 
 def solvers_table(plan: Any) -> Any:
-    """Every solver's objective beside the plan's, the best first."""
+    """Every solver's objective and gap beside the plan's, the best first; where groups had to be repaired, that too."""
     from rich.text import Text
 
     table = _table(
-        ("solver", "left"), ("objective", "right"), ("behind", "right"), ("stages", "right"), ("time", "right")
+        ("solver", "left"),
+        ("objective", "right"),
+        ("gap", "right"),
+        ("stages", "right"),
+        ("time", "right"),
+        ("", "left"),
     )
     rows = [row for row in plan.solvers if row.get("objective") is not None]
-    best = max((float(row["objective"]) for row in rows), default=0.0)
     for row in sorted(rows, key=lambda row: -float(row["objective"])):
-        behind = best - float(row["objective"])
-        relative = "-" if behind <= 1e-9 else f"{behind / (abs(best) or 1):.1%}"
+        gap = row.get("gap")
         stages = row.get("stages")
         count = len(stages) if isinstance(stages, (list, tuple)) else stages
         seconds = row.get("seconds")
         table.add_row(
             Text(clean(str(row["name"]))),
             _number(row["objective"]),
-            relative,
+            "-" if gap is None else f"{float(gap):.1%}" if gap > 1e-9 else "0",
             "-" if count is None else str(count),
             "-" if seconds is None else human_time(float(seconds)),
+            Text("repaired" if row.get("repaired") else "", style="dim"),
         )
     failed = [row for row in plan.solvers if row.get("objective") is None]
     for row in failed:
-        table.add_row(Text(clean(str(row["name"])), style="dim"), "no plan", "-", "-", "-")
+        table.add_row(Text(clean(str(row["name"])), style="dim"), "no plan", "-", "-", "-", "")
     return table
 
 
@@ -136,12 +140,23 @@ def validation_table(relations: Any) -> Any:
     """How well each measure ranked the transfer measured by short trainings, the best first."""
     from rich.text import Text
 
-    table = _table(("measure", "left"), ("rank correlation", "right"), ("95 % interval", "right"))
+    table = _table(
+        ("measure", "left"),
+        ("rank corr.", "right"),
+        ("95 % interval", "right"),
+        ("p", "right"),
+        ("better than", "left"),
+    )
     found = relations.validation["measures"]
-    for name, row in sorted(found.items(), key=lambda item: -abs(float(item[1]["rho"] or 0.0))):
-        low, high = row.get("low"), row.get("high")
-        interval = "-" if low is None or high is None else f"{float(low):.2f} to {float(high):.2f}"
-        table.add_row(Text(clean(name)), _number(row["rho"], 2), interval)
+    for name, row in sorted(found.items(), key=lambda item: -float(item[1]["rho"] or 0.0)):
+        low, high, chance = row.get("low"), row.get("high"), row.get("p")
+        table.add_row(
+            Text(clean(name)),
+            _number(row["rho"], 2),
+            "-" if low is None or high is None else f"{float(low):.2f} to {float(high):.2f}",
+            "-" if chance is None else f"{float(chance):.2g}" if chance < 0.1 else f"{float(chance):.2f}",
+            Text(clean(", ".join(map(str, row.get("better") or ())) or "-")),
+        )
     return table
 
 
@@ -227,7 +242,7 @@ def export_table(export: Any) -> Any:
     for name, path in sorted(export.paths.items()):
         table.add_row(
             Text(clean(name)),
-            str(export.ranks.get(name, "-")),
+            str(export.ranks.get(name) or "-"),  # merged weights have none
             f"stage {export.stages[name]}",
             _small(export.errors.get(name)),
             _small(export.logits.get(name)),

@@ -181,10 +181,12 @@ def _validation(relations: Relations, frame: Frame) -> dict[str, Any] | None:
         return None
     rows = [
         {
-            "name": relations.info(name).title if name in relations.names else str(name),
+            "name": _title(relations, name),
             "rho": finite(entry(cell, "rho")),
             "low": finite(entry(cell, "low")),
             "high": finite(entry(cell, "high")),
+            "p": finite(entry(cell, "p")),
+            "better": [_title(relations, other) for other in entry(cell, "better") or ()],
         }
         for name, cell in measures.items()
     ]
@@ -201,6 +203,10 @@ def _validation(relations: Relations, frame: Frame) -> dict[str, Any] | None:
         "reliability": finite(value.get("reliability")),
         "transfer": pack(transfer) if transfer is not None else None,
     }
+
+
+def _title(relations: Relations, name: Any) -> str:
+    return relations.info(name).title if name in relations.names else str(name)
 
 
 def map_view(relations: Relations, frame: Frame) -> dict[str, Any] | None:

@@ -55,9 +55,7 @@ def _note(row: Mapping[str, Any], plan: Plan) -> str:
     name, note = str(row.get("name", "")), str(row.get("note") or "")
     if note.lower() == name.replace("_", " "):
         note = ""
-    # Only these two propose a known number of stages, so only theirs shows that it was changed.
-    proposed = {"all_in_one": 1, "one_per_domain": len(plan.domains)}.get(name)
-    if proposed is None or not row.get("stages") or row["stages"] == proposed:
+    if not row.get("repaired"):
         return note
     settings = plan.settings or {}
     others = ("must_link", "cannot_link", "pin", "minimum", "stages")

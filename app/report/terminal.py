@@ -175,6 +175,8 @@ def plan_table(plan: Plan) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    from ..tables import human_bytes
+
     limits = [key for key in sorted(plan.budget or {}) if key in (plan.sizes or {}) or key == "domains"]
     table = _table(("stage", "right"), ("domains", "left"), *((key.replace("_", " "), "right") for key in limits))
     for index, stage in enumerate(plan.stages):
@@ -184,10 +186,12 @@ def plan_table(plan: Plan) -> RenderableType:
             names.append_text(_text(name, 30))
         shares = []
         for key in limits:
-            used = (
+            used = float(((plan.settings or {}).get("overhead") or {}).get(key, 0.0))
+            used += (
                 float(len(stage)) if key == "domains" else sum(float(plan.sizes[key].get(name, 0.0)) for name in stage)
             )
-            shares.append(f"{number(used)} ({used / float(plan.budget[key]):.0%})")
+            shown = human_bytes(used) if key == "gpu_memory" else number(used)
+            shares.append(f"{shown} ({used / float(plan.budget[key]):.0%})")
         table.add_row(str(index + 1), names, *shares)
     facts = [plan.certificate]
     if plan.objective is not None:
@@ -241,16 +245,18 @@ def outcome_table(evaluation: Mapping[str, Any]) -> RenderableType:
         ("95 % interval", "right"),
         ("", "left"),
     )
+    # A small but certain change must not read as zero, nor an interval as a point.
+    sure = [row for row in rows if verdict(*row[3:]) in ("better", "worse")]
+    digits = max(places((row[4], row[5]), 2, 5) for row in sure) if sure else 2
+    digits = max([digits, *(places((row[5] - row[4],), 2, 4) for row in rows if None not in row[4:])])
     for name, first, last, mean, low, high in rows:
-        # A small but certain change must not read as zero.
-        digits = places((low, high), 2, 5) if verdict(mean, low, high) in ("better", "worse") else 2
         table.add_row(
             _text(name, 16),
             str(where[name] + 1) if name in where else "–",
             fixed(first),
             fixed(last),
-            fixed(mean, digits + 1, sign=True),
-            f"{fixed(low, digits, sign=True)} {fixed(high, digits, sign=True)}" if low is not None else "–",
+            fixed(mean, max(3, digits), sign=True),
+            f"{fixed(low, digits, sign=True)} to {fixed(high, digits, sign=True)}" if low is not None else "–",
             words[verdict(mean, low, high)],
         )
     out: list[RenderableType] = [table]

@@ -141,7 +141,10 @@ def make_relations(k: int, seed: int = 0):
             "transfer": (1 - js).tolist(),
             "best": "js",
             "advice": "on this data plan with plan.discrepancy: js (ρ 0.71).",
-            "measures": {"js": {"rho": 0.71, "low": 0.4, "high": 0.9}, "mmd2": {"rho": 0.1, "low": -0.2, "high": 0.4}},
+            "measures": {
+                "js": {"rho": 0.71, "low": 0.4, "high": 0.9, "p": 0.002, "better": ["mmd2"]},
+                "mmd2": {"rho": 0.1, "low": -0.2, "high": 0.4, "p": 0.61, "better": []},
+            },
             "reliability": 0.86,
             "warnings": [],
         },

@@ -224,5 +224,8 @@ def test_the_outcome_table_judges_by_the_interval() -> None:
     assert "worse" in lines["c"]
     evaluation["change"]["a"] = cells(-0.0004, -0.0007, -0.0001)
     small = next(line for line in show(outcome_table(evaluation)).splitlines() if line.startswith("a "))
-    assert "−0.0007 −0.0001" in small
+    assert "−0.0007 to −0.0001" in small
+    evaluation["change"]["a"] = cells(-0.039, -0.0433, -0.0382)
+    narrow = next(line for line in show(outcome_table(evaluation)).splitlines() if line.startswith("a "))
+    assert "−0.043 to −0.038" in narrow
     assert max(cell_len(line) for line in show(outcome_table(evaluation)).splitlines()) <= 80

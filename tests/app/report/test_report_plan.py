@@ -167,7 +167,7 @@ def test_ties_are_said_and_repaired_peers_are_labelled() -> None:
     peers = [
         {"name": "kinfold", "objective": 2.5, "stages": 2},
         {"name": "greedy", "objective": 2.5, "stages": 2, "note": "greedy merging"},
-        {"name": "all_in_one", "objective": 2.5, "stages": 2, "note": "one stage for all"},
+        {"name": "all_in_one", "objective": 2.5, "stages": 2, "note": "one stage for all", "repaired": True},
         {"name": "one_per_domain", "objective": 0.0, "stages": 4, "note": "one stage a domain"},
     ]
     found = view(solvers=peers)

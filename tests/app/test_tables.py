@@ -1,0 +1,44 @@
+"""Tables of the terminal: what they say, and that they fit eighty columns."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from kinfold.app.tables import solvers_table, validation_table
+from rich.console import Console
+
+
+def lines(table: Any) -> list[str]:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().splitlines()
+
+
+def test_validation_shows_chance_and_what_a_measure_beats() -> None:
+    measures = {
+        "js_plugin": {"rho": -0.8, "low": -0.9, "high": 0.2, "p": 1.0, "better": []},
+        "js": {"rho": 0.71, "low": 0.4, "high": 0.9, "p": 0.0021, "better": ["js_plugin", "mmd2"]},
+        "mmd2": {"rho": 0.1, "low": None, "high": None},
+    }
+    header, *rows = lines(validation_table(SimpleNamespace(validation={"measures": measures})))
+    assert header.split() == ["measure", "rank", "corr.", "95", "%", "interval", "p", "better", "than"]
+    assert [row.split()[0] for row in rows] == ["js", "mmd2", "js_plugin"]  # a wrong sign is no merit
+    assert rows[0].split() == ["js", "0.71", "0.40", "to", "0.90", "0.0021", "js_plugin,", "mmd2"]
+    assert rows[1].split() == ["mmd2", "0.10", "-", "-", "-"]  # relations written before these were kept
+    assert rows[2].split()[-2:] == ["1.00", "-"]
+    assert max(map(len, rows)) <= 80
+
+
+def test_solvers_show_the_gap_to_what_is_proved_and_who_was_repaired() -> None:
+    rows = (
+        {"name": "kinfold", "objective": 9.0, "gap": 0.0, "seconds": 0.2, "stages": 4, "repaired": False},
+        {"name": "random", "objective": 4.5, "gap": 0.5, "seconds": 0.2, "stages": 4, "repaired": True},
+        {"name": "leiden", "objective": None, "gap": None, "seconds": 0.2, "stages": 0, "repaired": False},
+    )
+    header, first, second, third = lines(solvers_table(SimpleNamespace(solvers=rows)))
+    assert header.split() == ["solver", "objective", "gap", "stages", "time"]
+    assert first.split() == ["kinfold", "9.000", "0", "4", "0.2", "s"]
+    assert second.split() == ["random", "4.500", "50.0%", "4", "0.2", "s", "repaired"]
+    assert third.split()[:3] == ["leiden", "no", "plan"]
