@@ -35,6 +35,8 @@ _POOL_LAST = 400_000
 # A search for stages may leave this share of the gap unexamined (a stage), and begins with so many nodes.
 _LOOSE = 0.01
 _NODES = 300_000
+# Enumerating is tried again when the gap is this share of the one at which there were too many stages.
+_SHRUNK = 0.8
 # Cuts a round, and of one item.
 _CUTS = 80
 _EACH = 8
@@ -204,14 +206,18 @@ class _Generation:
     def run(self) -> str:
         """Alternate linear programme, enumeration and cuts until closed or out of time."""
         stale = 0
+        hopeless = np.inf
         while True:
             before = self.bound
             note = self._converge()
             if self.closed() or note:
                 return note or "column generation"
-            pool = self._enumerate(_POOL if stale < 4 else _POOL_LAST)
-            if pool is not None:
-                return f"column generation, {self._choose(pool)}"
+            gap = self.bound - self.value
+            if gap < _SHRUNK * hopeless:
+                pool = self._enumerate(_POOL if stale < 4 else _POOL_LAST)
+                if pool is not None:
+                    return f"column generation, {self._choose(pool)}"
+                hopeless = gap
             if self.clock.left() <= 0:
                 return "column generation, out of time"
             stale = stale + 1 if self.bound > before - 0.02 * (before - self.value) else 0
