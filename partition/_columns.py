@@ -144,7 +144,6 @@ class _Generation:
         self.floats = self.core.gain.astype(np.float64)
         self.clock = clock
         self.seed = seed
-        self.workers = workers
         self.report = report
         self.patience = patience
         self.pricer = Pricer(self.core, clock, workers=workers)
@@ -315,9 +314,7 @@ class _Generation:
         values = np.rint(self.worth(members)).astype(np.int64)
         cuts = [tuple(int(i) for i in triple) for triple in self.pricer.cuts]
         pool = StagePool(self.core, members, values, self.least, self.most, cuts)
-        labels, value, bound = pool.choose(
-            least=self.value + self.step, clock=self.clock, seed=self.seed, workers=self.workers
-        )
+        labels, value, bound = pool.choose(least=self.value + self.step, clock=self.clock, seed=self.seed)
         if labels is not None and value > self.value:
             self.labels, self.value = labels, value
             self.report(labels, value // self.step, self.bound / self.step)
