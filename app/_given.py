@@ -89,7 +89,12 @@ def given_relations(value: Any) -> Relations:
     if isinstance(value, Relations):
         return value
     if isinstance(value, (str, os.PathLike)):
-        return Relations.load(Path(value))
+        path = Path(value)
+        folder = path.parent if path.name == "relations.json" else path
+        if not (path.is_file() or (folder / "relations.json").exists()):
+            what = "holds no relations" if folder.is_dir() else "no such folder"
+            raise RelationsError(f"{folder}: {what}; `kinfold measure CORPORA -o {folder}` writes them.")
+        return Relations.load(path)
     raise InputTypeError(f"relations={value!r}: must be what measure returns, or the folder it wrote.")
 
 

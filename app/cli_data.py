@@ -131,6 +131,7 @@ def register(app: typer.Typer) -> None:
         from .tables import agreement_table, validation_table
 
         check_target(out, folder=True)
+        check_measure(show)
         values = {
             "corpora": corpora, "model": model, "tokenizer": tokenizer, "embedder": embedder, "tokens": tokens,
             "samples": samples, "draws": draws, "permutations": permutations, "strict": strict, "limit": limit,
@@ -154,6 +155,8 @@ def register(app: typer.Typer) -> None:
             written += write_figures(None, figures, relations=relations)
         if common.session.for_people:
             shown = show if show in relations.names else relations.names[0]
+            if shown != show:
+                common.progress.warn(f"--show {show}: was not measured; {shown} is shown instead.")
             common.session.show(heatmap(relations, shown), relations_table(relations))
             for warning in relations.warnings:
                 common.progress.warn(warning)
@@ -178,6 +181,24 @@ def register(app: typer.Typer) -> None:
                 "seed": config.seed,
             }
         )
+
+
+def check_measure(name: str) -> None:
+    """Refuse a measure that does not exist, before hours of measuring.
+
+    Raises
+    ------
+    ConfigError
+        The nearest name is in the message.
+    """
+    from difflib import get_close_matches
+
+    from ..metrics import MEASURES
+
+    if name not in MEASURES:
+        close = get_close_matches(name, MEASURES, n=1)
+        remedy = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(MEASURES)}."
+        raise ConfigError(f"--show {name}: is not a measure; {remedy}")
 
 
 def corpora_of(config: KinfoldConfig) -> Corpora:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import RelationsError
+from ..errors import InputError, RelationsError
+from ._given import given_plan, given_relations
 from .cli_options import Common, command, groups, pairs, setting, stage_range
 from .config import Flag
 from .session import check_target
@@ -23,7 +24,11 @@ def register(app: typer.Typer) -> None:
         common: Common,
         relations: Annotated[
             Path | None,
-            typer.Argument(metavar="[RELATIONS]", help="Folder that kinfold measure wrote.", show_default=False),
+            typer.Argument(
+                metavar="[RELATIONS]",
+                help="Folder that kinfold measure wrote (default: relations).",
+                show_default=False,
+            ),
         ] = None,
         out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The plan's file.")] = Path("plan.json"),
         model: Annotated[
@@ -95,6 +100,8 @@ def register(app: typer.Typer) -> None:
         from . import api
 
         check_target(out, folder=False)
+        if extend is not None and out.exists() and extend.exists() and out.samefile(extend):
+            raise InputError(f"{out}: is the plan to extend and would be replaced; name another file with -o.")
         values = {
             "model": model, "lam": lam, "kappa": kappa, "stages": stage_range(stages),
             "budget": pairs(budget, "--budget"),
@@ -109,12 +116,11 @@ def register(app: typer.Typer) -> None:
         source = _source(relations)
         added: tuple[str, ...] = ()
         if extend is not None:
-            from ..metrics import Relations
-            from ..partition import Plan, extend_plan
+            from ..partition import extend_plan
             from .resources import sized_by_model, typical_lengths
 
             # Without settings of its own, an extension keeps those of the plan it extends.
-            known = Relations.load(source)
+            known = given_relations(source)
             settings = None
             if "plan" in resolved.given:
                 settings = sized_by_model(
@@ -125,7 +131,7 @@ def register(app: typer.Typer) -> None:
                     progress=common.progress,
                 )
             extension = extend_plan(
-                Plan.load(extend),
+                given_plan(extend),
                 known,
                 settings=settings,
                 seed=config.seed,
@@ -145,10 +151,9 @@ def register(app: typer.Typer) -> None:
                 progress=common.progress,
             )
         if figures is not None:
-            from ..metrics import Relations
             from .report import write_figures
 
-            write_figures(None, figures, relations=Relations.load(source), plan=made)
+            write_figures(None, figures, relations=given_relations(source), plan=made)
         if common.session.for_people:
             _show(common, made, compare_solvers, explain)
             common.session.show(f"Wrote {out}. Next: kinfold train {out} --corpora CORPORA --model MODEL -o run")

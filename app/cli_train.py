@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
     def train(
         common: Common,
         plan: Annotated[
-            Path | None, typer.Argument(metavar="[PLAN]", help="File that kinfold plan wrote.", show_default=False)
+            Path | None,
+            typer.Argument(
+                metavar="[PLAN]", help="File that kinfold plan wrote (default: plan.json).", show_default=False
+            ),
         ] = None,
         corpora: Annotated[Path | None, setting("corpora")] = None,
         model: Annotated[str | None, setting("model")] = None,
@@ -194,6 +197,12 @@ def register(app: typer.Typer) -> None:
             progress=common.progress,
         )
         common.session.show(export_table(result))
+        lossy = max(result.errors.values(), default=0.0)
+        if lossy > 0.1:
+            common.progress.warn(
+                f"At rank {rank} up to {lossy:.0%} of an adapter's update is lost; raise --rank, or leave it out for "
+                "exact adapters."
+            )
         if result.flags:
             common.session.show(
                 f"Serve with: vllm serve {result.flags}" if "vllm" not in result.flags else result.flags

@@ -48,8 +48,8 @@ def check_fingerprints(plan: Plan, current: Mapping[str, Any]) -> None:
     phrases = changed_fingerprints(plan, current)
     if phrases:
         raise FingerprintError(
-            f"plan: it was made for other data: {'; '.join(phrases)}; measure and plan again, extend the plan, "
-            f"or allow the change."
+            f"plan: it was made for other data: {'; '.join(phrases)}; measure and plan again (new domains: "
+            f"kinfold plan --extend), or accept it with --allow-changed."
         )
 
 

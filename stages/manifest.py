@@ -96,6 +96,26 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def check_folder(out: Path, *, resume: bool) -> None:
+    """Refuse a folder that cannot take this run; writes nothing.
+
+    Raises
+    ------
+    RunError
+        If there is something in the folder and `resume` is off.
+    """
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: a file, not a folder; name another run folder.")
+    if (out / "run.json").exists():
+        if not resume:
+            raise RunError(f"{out}: holds a run already; give --resume to go on with it, or name another folder.")
+        return
+    # A run killed before its first file leaves at most hidden temporary files: whatever can be seen is another's.
+    foreign = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] if out.exists() else []
+    if foreign:
+        raise RunError(f"{out}: not empty and no run ({sorted(foreign)[0]} is there); name another run folder.")
+
+
 def open_folder(out: Path, manifest: Mapping[str, Any], *, resume: bool) -> bool:
     """Make `out` ready; True where an interrupted run goes on in it.
 
@@ -106,19 +126,12 @@ def open_folder(out: Path, manifest: Mapping[str, Any], *, resume: bool) -> bool
     FingerprintError
         If what is to be resumed was made of other settings, texts, plan or model; the differences are named.
     """
+    check_folder(out, resume=resume)
     record = out / "run.json"
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: a file, not a folder; name another run folder.")
     if not record.exists():
-        # A run killed before its first file leaves at most hidden temporary files: whatever can be seen is another's.
-        foreign = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] if out.exists() else []
-        if foreign:
-            raise RunError(f"{out}: not empty and no run ({sorted(foreign)[0]} is there); name another run folder.")
         out.mkdir(parents=True, exist_ok=True)
         write_json(record, dict(manifest))
         return False
-    if not resume:
-        raise RunError(f"{out}: holds a run already; give --resume to go on with it, or name another folder.")
     old = read_json(record, error=RunError)
     changed = list(differences(old, dict(manifest)))
     if changed:

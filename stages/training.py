@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from .._files import slug, write_json
 from .._progress import SILENT, Progress
 from ..errors import CorpusError, PlanError
 from .artefacts import export_adapter, finished_stages, serving_bank
-from .manifest import environment, open_folder, write_config
+from .manifest import check_folder, environment, open_folder, write_config
 from .replanning import Replanner, plan_in_use, replanned, required
 from .run import Run
 from .session import Session, open_run, threads
@@ -111,6 +112,10 @@ def train(
     out = Path(out)
     if not dry_run:
         check_trackers(settings.trackers)
+        if os.environ.get("RANK", "0") == "0":  # before the model is read; other ranks may see what this one wrote
+            check_folder(out, resume=resume)
+            if resume and not (out / "run.json").exists():
+                progress.warn(f"{out}: holds no run to go on with; training begins anew.")
     asked = required(replanner) if settings.replan and not dry_run else None
     _check(plan, corpora, settings, allow_changed=allow_changed)
     with threads(settings.threads):

@@ -136,7 +136,7 @@ def number(value: Any, digits: int = 3) -> str:
     result = finite(value)
     if result is None:
         return "–"
-    if result == 0:
+    if abs(result) < 1e-12:  # what rounding leaves of zero
         return "0"
     if abs(result) >= 1000 or result == int(result):
         text = f"{result:,.0f}"

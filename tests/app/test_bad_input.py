@@ -226,14 +226,39 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, toy_corpora: Path, measu
     file.write_text("mine")
     refused(tmp_path, "measure", str(toy_corpora), "-o", str(file), says=("file", "-o"))
     refused(tmp_path, "plan", str(measured), "-o", str(tmp_path), says=("folder", "-o"))
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"version": 1, "stages": [["engine"], ["garden"]]}')
+    words = ("plan", str(measured), "--extend", str(plan), "-o", str(plan))
+    refused(tmp_path, *words, says=("plan to extend", "another file with -o"))
     refused(tmp_path, "init", str(file), says=("exists already", "--force"))
     assert file.read_text() == "mine"
+
+
+def test_a_folder_of_something_else_is_refused_before_the_model_is_read(
+    tmp_path: Path, toy_corpora: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kinfold.stages.training as training
+
+    monkeypatch.setattr(training.Session, "open", lambda *_, **__: pytest.fail("the model was read"))
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"version": 1, "stages": [["engine", "garden"], ["harbour", "kitchen"]]}')
+    words = ("train", str(plan), "--corpora", str(toy_corpora), "--model", str(tiny_llama_dir), "-o", str(tmp_path))
+    refused(tmp_path, *words, says=("not empty and no run", "plan.json"))
+    (tmp_path / "run.json").write_text("{}")
+    refused(tmp_path, *words, says=("holds a run already", "--resume"))
+
+
+def test_a_measure_that_does_not_exist_is_refused_before_measuring(tmp_path: Path, toy_corpora: Path) -> None:
+    words = ("measure", str(toy_corpora), "-o", str(tmp_path / "r"), "--show")
+    refused(tmp_path, *words, "jacard", says=("--show jacard", "did you mean jaccard?"))
 
 
 def test_what_is_missing_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_corpora: Path) -> None:
     monkeypatch.chdir(tmp_path)
     refused(tmp_path, "measure", says=("no corpora named",))
     refused(tmp_path, "plan", says=("kinfold measure",))
+    refused(tmp_path, "plan", str(toy_corpora), says=("holds no relations", "kinfold measure CORPORA -o"))
+    refused(tmp_path, "plan", "nowhere", says=("nowhere: no such folder", "kinfold measure CORPORA -o nowhere"))
     refused(tmp_path, "train", says=("no plan named",))
     (tmp_path / "plan.json").write_text('{"version": 1, "stages": [["engine"], ["garden"]]}')
     refused(tmp_path, "train", "--corpora", str(toy_corpora), says=("no base model",))

@@ -12,7 +12,7 @@ from kinfold.errors import ConfigError, RunError
 from kinfold.partition.plan import Plan
 from kinfold.stages import LoraSpec, Run, TrainSettings, export_run, train
 from kinfold.stages.export import _check
-from kinfold.stages.router import Router
+from kinfold.stages.router import Router, _wilson
 
 PLAN = Plan(stages=(("garden", "kitchen"), ("engine",)), domains=("engine", "garden", "kitchen"))
 SETTINGS = TrainSettings(
@@ -26,6 +26,14 @@ def run(toy_corpora: Path, tiny_llama_dir: Path, tmp_path_factory: pytest.TempPa
     made = train(PLAN, load_corpora(toy_corpora), model=tiny_llama_dir, out=out, settings=SETTINGS, seed=3)
     assert isinstance(made, Run)
     return made
+
+
+def test_a_perfect_score_on_few_texts_is_not_certainty() -> None:
+    low, high = _wilson(1.0, 20)
+    assert (round(low, 4), high) == (0.8389, 1.0)  # 1 / (1 + 1.96² / 20)
+    assert _wilson(0.0, 20) == pytest.approx((0.0, 1 - low))
+    low, high = _wilson(0.3, 100)
+    assert (round(low, 4), round(high, 4)) == (0.2189, 0.3958)
 
 
 def test_exact_adapters_and_a_router(run: Run, toy_corpora: Path, tmp_path: Path) -> None:
