@@ -10,27 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compare_cases import PLAN, TRAIN
 from kinfold.app.compare import CompareSettings, Comparison, compare
 from kinfold.corpora import Corpora, load_corpora
 from kinfold.errors import ConfigError, CorpusError, ModelError, PlanError, RunError
 from kinfold.partition import Plan
-from kinfold.stages import LoraSpec, TrainSettings
-
-PLAN = Plan(stages=(("garden", "kitchen"), ("harbour", "engine")), domains=("engine", "garden", "harbour", "kitchen"))
-
-
-TRAIN = TrainSettings(
-    epochs=1,
-    documents=12,
-    batch_tokens=512,
-    max_length=64,
-    lr=1e-2,
-    lora=LoraSpec(rank=4),
-    eval_documents=5,
-    bootstrap=20,
-    ssl_weight=0.0,
-    align_weight=0.0,
-)
 
 
 @pytest.fixture(scope="module")

@@ -3,76 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from compare_cases import PLAN, TRAIN, record, summary
 from kinfold.app.compare import CompareSettings, Comparison
 from kinfold.app.compare._conditions import condition
 from kinfold.app.compare._grid import grid_summary, grid_variants, shortened
 from kinfold.app.compare._queue import Job
-from kinfold.app.compare._summary import summarise
-from kinfold.app.compare._variants import Variant, variants
 from kinfold.corpora import Corpora, load_corpora
 from kinfold.errors import ConfigError
-from kinfold.partition import Plan, PlanSettings
-from kinfold.stages import LoraSpec, TrainSettings
-
-PLAN = Plan(stages=(("garden", "kitchen"), ("harbour", "engine")), domains=("engine", "garden", "harbour", "kitchen"))
-
-
-TRAIN = TrainSettings(
-    epochs=1,
-    documents=12,
-    batch_tokens=512,
-    max_length=64,
-    lr=1e-2,
-    lora=LoraSpec(rank=4),
-    eval_documents=5,
-    bootstrap=20,
-    ssl_weight=0.0,
-    align_weight=0.0,
-)
-
-
-def _record(variant: Variant, losses: dict[str, float], **more: Any) -> dict[str, Any]:
-    table = {name: {"loss": value, "accuracy": 1 - value / 10} for name, value in losses.items()}
-    before = {name: {"loss": 5.0, "accuracy": 0.5} for name in losses}
-    return {
-        "key": variant.key({}),
-        "task": "lm",
-        "split": "test",
-        "before": before,
-        "final": table,
-        "snapshot": before,
-        "general": None,
-        "tokens": 1000,
-        "steps": 10,
-        "train_seconds": 2.0,
-        "wall_seconds": 3.0,
-        "peak_memory": 10,
-        "parameters": 100,
-        "environment": {},
-    } | more
-
-
-def _summary(task: str = "lm", skip: tuple[str, int] | None = None, **values: Any) -> dict[str, Any]:
-    made = CompareSettings(**{"methods": ("joint", "random"), "seeds": (0, 1), "draws": 2, **values})
-    runs = variants(PLAN, None, settings=made, train=TRAIN, plan_settings=PlanSettings(), seed=0)
-    offset = {"plan": 0.0, "joint": 0.5, "random": -0.25}
-    done = [
-        (
-            run,
-            _record(
-                run,
-                {name: 3.0 + offset[run.method] + i / 10 + run.seed for i, name in enumerate(PLAN.domains)},
-                task=task,
-            ),
-        )
-        for run in runs
-        if skip != (run.method, run.seed)
-    ]
-    return summarise(done, {skip[0]: ["it diverged"]} if skip else {}, settings=made, plan={}, made_of={}, seed=0)
 
 
 def test_noise_changes_training_words_alone_and_comes_again(toy_corpora: Path, tmp_path: Path) -> None:
@@ -132,14 +72,14 @@ def test_grid_runs_change_two_weights(tmp_path: Path) -> None:
     assert grid_variants(PLAN, settings=CompareSettings(), train=TRAIN) == []
     losses = [1.0, 2.0, 4.0]
     jobs = [Job(run, Corpora(()), str(n)) for n, run in enumerate(found)]
-    records = {str(n): _record(found[n], dict.fromkeys(PLAN.domains, loss)) for n, loss in enumerate(losses)}
+    records = {str(n): record(found[n], dict.fromkeys(PLAN.domains, loss)) for n, loss in enumerate(losses)}
     grid = grid_summary(jobs, records, made)
     assert grid["mean"] == [[1.5], [4.0]]
     assert grid["sd_over_seeds"] == [[pytest.approx(np.std([1, 2], ddof=1))], [None]]
     assert grid["runs"] == [[2], [1]]
-    value = _summary() | {
+    value = summary() | {
         "grid": grid,
-        "conditions": [{"kind": "token_noise", "level": 0.1, **shortened(_summary())}],
+        "conditions": [{"kind": "token_noise", "level": 0.1, **shortened(summary())}],
     }
     comparison = Comparison(tmp_path, value)
     assert "| 0.5 | 4.0000 |" in comparison.markdown

@@ -7,27 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from compare_cases import PLAN, TRAIN
 from kinfold.app.compare import CompareSettings
 from kinfold.app.compare._variants import Variant, trained_units, variants
 from kinfold.errors import ConfigError, PlanError
 from kinfold.partition import Plan, PlanSettings
 from kinfold.stages import LoraSpec, TrainSettings
-
-PLAN = Plan(stages=(("garden", "kitchen"), ("harbour", "engine")), domains=("engine", "garden", "harbour", "kitchen"))
-
-
-TRAIN = TrainSettings(
-    epochs=1,
-    documents=12,
-    batch_tokens=512,
-    max_length=64,
-    lr=1e-2,
-    lora=LoraSpec(rank=4),
-    eval_documents=5,
-    bootstrap=20,
-    ssl_weight=0.0,
-    align_weight=0.0,
-)
 
 
 def _variants(plan: Plan = PLAN, train: TrainSettings = TRAIN, seed: int = 0, **values: Any) -> list[Variant]:

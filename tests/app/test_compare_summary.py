@@ -5,76 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from compare_cases import PLAN, TRAIN, record, summary
 from kinfold.app.compare import CompareSettings, Comparison, comparison_table
 from kinfold.app.compare._summary import summarise
-from kinfold.app.compare._variants import Variant, variants
+from kinfold.app.compare._variants import variants
 from kinfold.errors import RunError
 from kinfold.partition import Plan, PlanSettings
-from kinfold.stages import LoraSpec, TrainSettings
-
-PLAN = Plan(stages=(("garden", "kitchen"), ("harbour", "engine")), domains=("engine", "garden", "harbour", "kitchen"))
-
-
-TRAIN = TrainSettings(
-    epochs=1,
-    documents=12,
-    batch_tokens=512,
-    max_length=64,
-    lr=1e-2,
-    lora=LoraSpec(rank=4),
-    eval_documents=5,
-    bootstrap=20,
-    ssl_weight=0.0,
-    align_weight=0.0,
-)
-
-
-def _record(variant: Variant, losses: dict[str, float], **more: Any) -> dict[str, Any]:
-    table = {name: {"loss": value, "accuracy": 1 - value / 10} for name, value in losses.items()}
-    before = {name: {"loss": 5.0, "accuracy": 0.5} for name in losses}
-    return {
-        "key": variant.key({}),
-        "task": "lm",
-        "split": "test",
-        "before": before,
-        "final": table,
-        "snapshot": before,
-        "general": None,
-        "tokens": 1000,
-        "steps": 10,
-        "train_seconds": 2.0,
-        "wall_seconds": 3.0,
-        "peak_memory": 10,
-        "parameters": 100,
-        "environment": {},
-    } | more
-
-
-def _summary(task: str = "lm", skip: tuple[str, int] | None = None, **values: Any) -> dict[str, Any]:
-    made = CompareSettings(**{"methods": ("joint", "random"), "seeds": (0, 1), "draws": 2, **values})
-    runs = variants(PLAN, None, settings=made, train=TRAIN, plan_settings=PlanSettings(), seed=0)
-    offset = {"plan": 0.0, "joint": 0.5, "random": -0.25}
-    done = [
-        (
-            run,
-            _record(
-                run,
-                {name: 3.0 + offset[run.method] + i / 10 + run.seed for i, name in enumerate(PLAN.domains)},
-                task=task,
-            ),
-        )
-        for run in runs
-        if skip != (run.method, run.seed)
-    ]
-    return summarise(done, {skip[0]: ["it diverged"]} if skip else {}, settings=made, plan={}, made_of={}, seed=0)
 
 
 def test_advantages_have_the_sign_of_better() -> None:
-    value = _summary()
+    value = summary()
     rows = {row["name"]: row for row in value["methods"]}
     assert rows["joint"]["plan_advantage"]["mean"] == pytest.approx(0.5)
     assert rows["joint"]["verdict"] == "plan better"
@@ -86,7 +29,7 @@ def test_advantages_have_the_sign_of_better() -> None:
     assert rows["joint"]["other_serving"] == {"snapshot": 5.0}
     assert rows["random"]["runs"] == 4
 
-    value = _summary(task="classification")
+    value = summary(task="classification")
     rows = {row["name"]: row for row in value["methods"]}
     assert value["metric"] == "accuracy"
     # Accuracy is higher for the plan where its loss was lower.
@@ -96,7 +39,7 @@ def test_advantages_have_the_sign_of_better() -> None:
 
 
 def test_stopped_runs_are_left_out_in_pairs_and_said() -> None:
-    value = _summary(skip=("joint", 1))
+    value = summary(skip=("joint", 1))
     rows = {row["name"]: row for row in value["methods"]}
     assert rows["joint"]["seeds"] == [0]
     assert rows["joint"]["plan_advantage"]["mean"] == pytest.approx(0.5)
@@ -108,14 +51,14 @@ def test_a_method_that_came_to_the_plan_is_called_the_same() -> None:
     made = CompareSettings(methods=("joint",), seeds=(0, 1))
     joint = Plan(stages=(PLAN.domains,), domains=PLAN.domains)
     runs = variants(joint, None, settings=made, train=TRAIN, plan_settings=PlanSettings(), seed=0)
-    done = [(run, _record(run, dict.fromkeys(PLAN.domains, 3.0))) for run in runs]
+    done = [(run, record(run, dict.fromkeys(PLAN.domains, 3.0))) for run in runs]
     value = summarise(done, {}, settings=made, plan={}, made_of={}, seed=0)
     assert value["methods"][1]["verdict"] == "same as the plan"
     assert any("nothing to compare" in warning for warning in value["warnings"])
 
 
 def test_names_are_text_in_every_view(tmp_path: Path) -> None:
-    value = json.loads(json.dumps(_summary()))
+    value = json.loads(json.dumps(summary()))
     evil = "<script>|[x](y)*\x1b[31m$\\frac$"
     text = json.dumps(value).replace('"kitchen"', json.dumps(evil))
     comparison = Comparison(tmp_path, json.loads(text))
@@ -149,4 +92,4 @@ def test_what_is_no_comparison_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a comparison of this version"):
         Comparison.load(tmp_path)
     with pytest.raises(RunError, match="no method 'x'"):
-        Comparison(tmp_path, _summary()).method("x")
+        Comparison(tmp_path, summary()).method("x")
