@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._progress import SILENT, Progress
 from ..errors import ConfigError, InfeasibleError, PlanError
 from ._solve import solve_problem
+from .fewest import in_fewest
 from .plan import Plan
 from .planner import build_problem, plan_from_labels
 from .scaling import scaled
@@ -164,6 +165,10 @@ def extend_plan(
         ),
         cannot_link=(*problem.cannot_link, *((a, b) for n, a in enumerate(heads) for b in heads[n + 1 :])),
     )
+    if settings.stages == "fewest":
+        # The old stages stay, so there may be more than a new plan would have.
+        frozen = in_fewest(replace(frozen, stages=(1, problem.k)))
+        problem = replace(problem, stages=frozen.stages)
     try:
         solution = solve_problem(
             frozen, time_limit=settings.time_limit, seed=seed, workers=settings.workers, progress=progress

@@ -12,6 +12,7 @@ from .._progress import SILENT, Progress
 from .._seeding import derive_seed
 from ..errors import PlanError
 from ._solve import solve_problem
+from .fewest import in_fewest
 from .problem import Problem
 from .scaling import gain_of, scaled
 
@@ -144,6 +145,8 @@ def phase_diagram(
                 changed = replace(
                     problem, gain=gain_of(parts, lam), resources=_with_budget(problem, resource, float(budget))
                 )
+                if settings.stages == "fewest":
+                    changed = in_fewest(replace(changed, stages=(_least(settings), k)))
                 try:
                     row.append(quick(changed, labels, derive_seed(seed, "phase", b, number), settings))
                 except PlanError:
@@ -171,6 +174,12 @@ def phase_diagram(
         "agreement": agreement,
         "trivial": trivial,
     }
+
+
+def _least(settings: PlanSettings) -> int:
+    """The stages that pins need, whatever the budget."""
+    positions = set(settings.pin.values())
+    return max([1, *(position + (-1 in positions) for position in positions if position > 0)])
 
 
 def trivial_kind(labels: NDArray[np.int64] | None) -> str:

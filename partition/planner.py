@@ -17,6 +17,7 @@ from ._solve import solve_problem
 from .confidence import bootstrap_confidence, phase_diagram, trivial_kind
 from .expectation import expectation, label_warning
 from .explain import explain_assignment
+from .fewest import in_fewest
 from .order import best_order, order_score, stage_matrices
 from .peers import compare_solvers
 from .plan import Plan
@@ -96,24 +97,24 @@ def build_problem(
             limits[kind][resource] = max(0.0, room)
     pinned_must, pinned_cannot, least = _pins(settings, index)
     low, high = 1, len(names)
-    if settings.stages is not None:
-        low, high = (settings.stages, settings.stages) if isinstance(settings.stages, int) else settings.stages
+    if isinstance(settings.stages, int):
+        low, high = settings.stages, settings.stages
+    elif isinstance(settings.stages, (tuple, list)):
+        low, high = settings.stages
     if least > high:
         raise ConfigError(f"plan.pin: needs {least} stages but plan.stages allows {high}; change either.")
-    return (
-        make_problem(
-            gain_of(parts, settings.lam),
-            sizes={name: [by_domain[d] for d in names] for name, by_domain in sizes.items()},
-            budget=limits["budget"],
-            minimum=limits["minimum"],
-            stages=(max(low, least), max(high, low)),
-            must_link=[*_groups(settings.must_link, index, "must_link"), *pinned_must],
-            cannot_link=[*_groups(settings.cannot_link, index, "cannot_link"), *pinned_cannot],
-            kappa=settings.kappa,
-            names=names,
-        ),
-        sizes,
+    problem = make_problem(
+        gain_of(parts, settings.lam),
+        sizes={name: [by_domain[d] for d in names] for name, by_domain in sizes.items()},
+        budget=limits["budget"],
+        minimum=limits["minimum"],
+        stages=(max(low, least), max(high, low)),
+        must_link=[*_groups(settings.must_link, index, "must_link"), *pinned_must],
+        cannot_link=[*_groups(settings.cannot_link, index, "cannot_link"), *pinned_cannot],
+        kappa=settings.kappa,
+        names=names,
     )
+    return in_fewest(problem) if settings.stages == "fewest" else problem, sizes
 
 
 def plan_from_labels(
@@ -338,6 +339,12 @@ def _warnings(
     kind = trivial_kind(labels)
     if k == 1:
         out.append("There is one domain only, so there is nothing to plan.")
+    elif settings.stages == "fewest" and kind != "one per domain":
+        many = "one stage" if kind else f"{int(labels.max()) + 1} stages"
+        out.append(
+            f"As few stages as the constraints allow: {many}. In our measurements more stages never helped "
+            "(docs/results.md); plan.stages = free lets the objective decide their number."
+        )
     elif kind == "all in one":
         out.append(
             f"The plan is trivial: these domains hardly conflict ({(gains >= 0).mean():.0%} of pairs gain by "
@@ -349,6 +356,11 @@ def _warnings(
             f"The plan is trivial: {(gains <= 0).mean():.0%} of pairs lose by sharing a stage at lam = "
             f"{settings.lam:g} or the "
             "budget holds one domain a stage, so every domain trains alone; raise lam or the budget to see groups."
+        )
+    if settings.stages == "fewest" and settings.kappa:
+        out.append(
+            f"plan.kappa = {settings.kappa:g} changes nothing while plan.stages = fewest: it is the cost of a stage "
+            "where the objective decides their number; set plan.stages = free."
         )
     names = [settings.discrepancy] if isinstance(settings.discrepancy, str) else list(settings.discrepancy)
     for name in names:

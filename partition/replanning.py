@@ -177,6 +177,8 @@ def _fixed(plan: Plan, done: int, settings: PlanSettings) -> PlanSettings:
         settings,
         pin={**{name: at for name, at in settings.pin.items() if name not in trained}, **trained},
         cannot_link=(*settings.cannot_link, *shut),
+        # As few as there are: the number was settled when the plan was made, or by hand.
+        stages=len(plan.stages) if settings.stages == "fewest" else settings.stages,
         # A peer does not maximise; the map over λ and the rivals belong to the plan that is made at leisure.
         method="auto" if settings.method in PEERS else settings.method,
         phase=0,

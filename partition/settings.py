@@ -66,8 +66,11 @@ class PlanSettings:
     scale: Scale = field(
         default="rank", metadata={"help": "common scale of both matrices: rank (0..1), floor (noise units) or none"}
     )
-    stages: int | tuple[int, int] | None = field(
-        default=None, metadata={"help": "number of stages: exactly N, (min, max), or empty for free"}
+    stages: Literal["fewest", "free"] | int | tuple[int, int] | None = field(
+        default="fewest",
+        metadata={
+            "help": "number of stages: the fewest the constraints allow, free (the objective decides), N, (min, max)"
+        },
     )
     budget: Mapping[str, float] = field(
         default_factory=dict,
@@ -109,6 +112,9 @@ class PlanSettings:
     workers: int | None = field(default=None, metadata={"help": "solver threads; empty for all cores"})
 
     def __post_init__(self) -> None:
+        if self.stages is None:
+            # Plans and configurations of before "fewest" leave it empty and mean this.
+            object.__setattr__(self, "stages", "free")
         faults = [*self._faults()]
         if faults:
             raise ConfigError(" ".join(faults))
@@ -158,10 +164,12 @@ class PlanSettings:
             numbers = list(value.values()) if isinstance(value, Mapping) else [value]
             if not all(_number(number) and number >= 0 for number in numbers):
                 faults.append(f"plan.sizes.{key}: every size must be a finite number of 0 or more.")
-        if self.stages is not None:
-            pair = (self.stages, self.stages) if isinstance(self.stages, int) else tuple(self.stages)
+        if self.stages not in ("fewest", "free", None):
+            pair = (self.stages,) * 2 if isinstance(self.stages, (int, str)) else tuple(self.stages or ())
             if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
-                faults.append(f"plan.stages: {self.stages!r} must be a whole number or a (min, max) pair.")
+                faults.append(
+                    f"plan.stages: {self.stages!r} must be fewest, free, a whole number or a (min, max) pair."
+                )
             elif not 1 <= pair[0] <= pair[1]:
                 faults.append(f"plan.stages: {self.stages!r} must satisfy 1 <= min <= max.")
         for name in ("must_link", "cannot_link"):

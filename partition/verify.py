@@ -73,7 +73,8 @@ def _budget_faults(plan: Plan) -> list[str]:
 
 def _count_faults(plan: Plan) -> list[str]:
     wanted: Any = plan.settings.get("stages")
-    if wanted is None:
+    if wanted is None or isinstance(wanted, str):
+        # "fewest" is what the planner chose, no promise that an edit by hand could break.
         return []
     low, high = (wanted, wanted) if isinstance(wanted, int) else wanted
     if low <= len(plan.stages) <= high:

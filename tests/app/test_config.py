@@ -91,7 +91,7 @@ def test_every_fault_is_named_once_with_its_place(tmp_path: Path) -> None:
     [
         ("epochs: 3", "did you mean train.epochs?"),
         ("train: {lam: 1}", "did you mean plan.lam?"),
-        ("plan: {stages: 1.5}", "plan.stages=1.5: must be a whole number"),
+        ("plan: {stages: 1.5}", "plan.stages=1.5: must be one of fewest, free, a whole number"),
         ("plan: {stages: true}", "plan.stages=true"),
         ("seed: 1.0", "seed=1.0: must be a whole number"),
         ("seed: -1", "seed=-1"),

@@ -13,7 +13,7 @@ from kinfold.metrics.relations import Relations
 from kinfold.partition import Plan, PlanSettings, make_plan
 from kinfold.partition.plan import certificate_of
 
-SETTINGS = PlanSettings(bootstrap=0, phase=0, compare=False, budget={"domains": 4})
+SETTINGS = PlanSettings(stages="free", bootstrap=0, phase=0, compare=False, budget={"domains": 4})
 
 
 @pytest.fixture

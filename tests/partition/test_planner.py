@@ -11,7 +11,7 @@ from kinfold.metrics.relations import Relations
 from kinfold.partition import Plan, PlanSettings, check_fingerprints, diff_plans, extend_plan, make_plan
 from kinfold.partition.plan import certificate_of, schema
 
-QUICK = PlanSettings(bootstrap=4, phase=2, compare=True, workers=1, time_limit=5)
+QUICK = PlanSettings(stages="free", bootstrap=4, phase=2, compare=True, workers=1, time_limit=5)
 
 
 def test_a_plan_file_round_trips_exactly_and_fits_its_schema(relations, tmp_path):
@@ -46,7 +46,8 @@ def test_scale_none_reproduces_the_brute_force_optimum_of_the_papers_objective(r
         relations = relations_of(k=7, seed=seed)
         for lam in (0.3, 0.7, 1.5):
             plan = make_plan(
-                relations, settings=PlanSettings(scale="none", lam=lam, kappa=0.05, bootstrap=0, phase=0, compare=False)
+                relations,
+                settings=replace(QUICK, scale="none", lam=lam, kappa=0.05, bootstrap=0, phase=0, compare=False),
             )
             # G = −Σ_t [Σ d − λ Σ s + capacity], the capacity of a stage being kappa.
             paper = -(relations.matrix("js") - lam * relations.matrix("synergy"))
@@ -57,7 +58,7 @@ def test_permuting_and_renaming_domains_permutes_the_plan(relations_of):
     relations = relations_of(k=9, seed=4)
     order = np.random.default_rng(0).permutation(9)
     shuffled = relations.subset([relations.domains[i] for i in order])
-    settings = PlanSettings(scale="none", lam=0.5, budget={"tokens": 30000}, bootstrap=0, phase=0, compare=False)
+    settings = replace(QUICK, scale="none", lam=0.5, budget={"tokens": 30000}, bootstrap=0, phase=0, compare=False)
     one, other = make_plan(relations, settings=settings), make_plan(shuffled, settings=settings)
     assert one.objective == pytest.approx(other.objective, abs=1e-12)
     assert [set(stage) for stage in one.stages] == [set(stage) for stage in other.stages]

@@ -10,7 +10,7 @@ from kinfold.metrics.relations import Relations
 from kinfold.partition import Plan, PlanSettings, make_plan, replan
 
 NAMES = ("a", "b", "c", "d", "e", "f")
-SETTINGS = PlanSettings(scale="none", lam=1.0, bootstrap=4, phase=0, compare=False)
+SETTINGS = PlanSettings(stages="free", scale="none", lam=1.0, bootstrap=4, phase=0, compare=False)
 
 
 def relations_of(groups: list[str], noise: float = 0.02, draws: int = 60, seed: int = 0) -> Relations:

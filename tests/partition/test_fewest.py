@@ -1,0 +1,131 @@
+"""The least number of stages, against every partition of small problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kinfold.errors import ConfigError, InfeasibleError
+from kinfold.partition import Plan, PlanSettings, extend_plan, make_plan, replan
+from kinfold.partition.fewest import fewest_stages
+from kinfold.partition.problem import make_problem, violations
+
+
+def every_partition(k: int) -> Iterator[list[int]]:
+    """Every partition of k items, as restricted growth strings."""
+
+    def grow(labels: list[int]) -> Iterator[list[int]]:
+        if len(labels) == k:
+            yield labels
+            return
+        for label in range(max(labels, default=-1) + 2):
+            yield from grow([*labels, label])
+
+    yield from grow([])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=6),
+    budget=st.integers(5, 25),
+    minimum=st.sampled_from([None, 4, 8]),
+    links=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=4),
+)
+def test_no_partition_has_fewer(
+    sizes: list[int], budget: int, minimum: int | None, links: list[tuple[int, int, bool]]
+) -> None:
+    k = len(sizes)
+    kept = [(a, b, together) for a, b, together in links if a < k and b < k and a != b]
+    problem = make_problem(
+        np.zeros((k, k)),
+        sizes=sizes,
+        budget=budget,
+        minimum=minimum,
+        must_link=[(a, b) for a, b, together in kept if together],
+        cannot_link=[(a, b) for a, b, together in kept if not together],
+    )
+    allowed = [len(set(labels)) for labels in every_partition(k) if not violations(problem, labels)]
+    assert fewest_stages(problem) == (min(allowed) if allowed else None)
+
+
+def test_without_constraints_one_stage_will_do() -> None:
+    assert fewest_stages(make_problem(np.zeros((40, 40)))) == 1
+
+
+def test_what_first_fit_misses_is_found() -> None:
+    # The hardest first, evenly: 6 5 4 then 4 3 2 leaves a gap that only another deal closes.
+    sizes = [6, 5, 5, 4, 4, 3, 3]
+    problem = make_problem(np.zeros((7, 7)), sizes=sizes, budget=10)
+    assert fewest_stages(problem) == 3
+
+
+def test_domains_kept_apart_need_a_stage_each() -> None:
+    pairs = [(a, b) for a in range(5) for b in range(a + 1, 5)]
+    assert fewest_stages(make_problem(np.zeros((9, 9)), cannot_link=pairs)) == 5
+
+
+def test_a_number_that_is_asked_for_is_the_least() -> None:
+    assert fewest_stages(make_problem(np.zeros((6, 6)), stages=(3, 5))) == 3
+
+
+QUICK = PlanSettings(bootstrap=4, phase=3, compare=True, workers=1, time_limit=5)
+
+
+def test_by_default_a_plan_has_as_few_stages_as_the_budget_allows(relations, brute_force) -> None:
+    plan = make_plan(relations, settings=QUICK)
+    assert plan.settings["stages"] == "fewest"
+    assert len(plan.stages) == 1
+    assert any("As few stages as the constraints allow: one stage." in line for line in plan.warnings)
+    k = len(plan.domains)
+    bound = make_plan(relations, settings=replace(QUICK, budget={"domains": 4}))
+    needed = -(-k // 4)
+    assert len(bound.stages) == needed
+    best = brute_force(bound.gain, sizes=np.ones(k), budget=4, stages=(needed, needed))
+    assert bound.objective == pytest.approx(best, abs=1e-9)
+    assert bound.certificate == "proved optimal"
+    assert bound.verify() == ()
+    # Looser budgets of the map need fewer stages, tighter ones more.
+    rows = [[n for n in row if n is not None] for row in bound.phase["n_stages"]]
+    assert all(len(set(row)) <= 1 for row in rows)
+    assert [row[0] for row in rows if row] == sorted((row[0] for row in rows if row), reverse=True)
+    assert len({row[0] for row in rows if row}) > 1
+
+
+def test_a_free_number_is_the_objectives(relations) -> None:
+    free = make_plan(relations, settings=replace(QUICK, stages="free"))
+    assert free.objective >= make_plan(relations, settings=QUICK).objective
+    assert len(free.stages) > 1
+    # Left empty, as plans and configurations of before leave it, it means the same.
+    assert make_plan(relations, settings=replace(QUICK, stages=None)) == replace(free, seconds=ANY, solvers=ANY)
+
+
+def test_extending_and_planning_again_keep_the_stages_there_are(relations_of) -> None:
+    relations = relations_of(k=9, seed=2, replicates=24)
+    settings = replace(QUICK, phase=0, bootstrap=0, budget={"domains": 4})
+    small = make_plan(relations.subset(relations.domains[:-1]), settings=settings)
+    assert len(small.stages) == 2
+    # Both stages are full, so a ninth domain needs a third one.
+    grown = extend_plan(small, relations, settings=settings)
+    assert len(grown.plan.stages) == 3
+    assert grown.plan.verify() == ()
+    # Four stages by hand stay four, though two would do.
+    names = list(relations.domains[:-1])
+    hand = Plan(stages=tuple((a, b) for a, b in zip(names[::2], names[1::2], strict=True)), domains=tuple(names))
+    answer = replan(hand, relations.subset(names), done=1, settings=settings)
+    assert len(answer.plan.stages) == 4
+    assert answer.plan.stages[0] == hand.stages[0]
+
+
+def test_what_cannot_be_is_named_as_before_and_kappa_that_counts_for_nothing_is_said(relations) -> None:
+    first, second = relations.domains[:2]
+    with pytest.raises(InfeasibleError, match="cannot_link"):
+        make_plan(relations, settings=replace(QUICK, must_link=((first, second),), cannot_link=((first, second),)))
+    plan = make_plan(relations, settings=replace(QUICK, kappa=0.5))
+    assert any("plan.kappa = 0.5 changes nothing" in line for line in plan.warnings)
+    with pytest.raises(ConfigError, match="fewest, free, a whole number"):
+        PlanSettings(stages="few")  # type: ignore[arg-type]
