@@ -1,18 +1,16 @@
 """Causal attention of documents that lie back to back, on a CPU: each is a view, nothing is gathered or padded.
 
-Forward and, in fp32, backward are PyTorch's fused kernels. Its backward in bf16 takes longer than in fp32, so it is done
-here: queries by blocks, each against the keys up to its own end, so that what lies ahead is hardly computed. Scores and
-the gradients of the weights are fp32 products, the weights are made again in one pass over a block
-(:mod:`._kernels_rows`) and rounded for the remaining three products.
+PyTorch's own kernels compute whole squares of up to 512 keys, and backward in bf16 is slower than in fp32. With a
+compiler and AVX-512 the loops of :mod:`._kernels_attention` are used, but for bf16's forward, where AMX is faster
+still.
 
-A product in bf16 is compiled anew for each shape it meets (a millisecond each time), so a document's view is rounded up
-to a multiple of 32 tokens: what follows it is masked, or behind the causal edge.
+That product is compiled anew for each shape it meets (a millisecond each time), so a document's view is then rounded up
+to a multiple of 32 tokens: what follows it is behind the causal edge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,6 @@ from .._compile import have_compiler
 __all__ = ["documents_attention", "rotated_attention"]
 
 _ROUND = 32
-_BLOCK = 128  # queries of a block
 
 
 def _spans(lengths: Sequence[int], total: int, *, rounded: bool) -> Iterator[tuple[int, int, int]]:
@@ -47,6 +44,10 @@ def _fold(tensor: Tensor, groups: int) -> Tensor:
     return tensor if groups == 1 else torch.unflatten(tensor, 1, (-1, groups)).sum(2)
 
 
+def _have_kernels() -> bool:
+    return have_compiler() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def _forward(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float) -> tuple[Tensor, Tensor]:
     """From (1, heads, N, d): the outputs (1, N, heads, d), and the log-sums of the weights (1, heads, N)."""
     _, heads, n, dim = query.shape
@@ -56,6 +57,10 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], 
     total = query.new_empty(1, heads, n, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
     if query.device.type == "meta":
         return out, total
+    if query.dtype == torch.float32 and _have_kernels() and scale > 0:
+        rows = [t[0].transpose(0, 1).contiguous() for t in (query, key, value)]
+        _compiled("forward", [*rows, out[0], total[0]], lengths, scale)
+        return out, total
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     target = out.transpose(1, 2)
     for start, length, width in _spans(lengths, n, rounded=query.dtype == torch.bfloat16):
@@ -64,29 +69,6 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], 
         target.narrow(2, start, length).copy_(result[:, :, :length])
         total.narrow(2, start, length).copy_(log_sum[..., :length])
     return out, total
-
-
-class _Scratch:
-    """Memory for one block's tables, taken once and used by every block: fresh memory costs more than the arithmetic."""
-
-    def __init__(self, query: Tensor, lengths: Sequence[int]) -> None:
-        self.heads = query.shape[1]
-        longest = -(-max(lengths) // _ROUND) * _ROUND
-        self.size = self.heads * min(_BLOCK, longest) * longest
-        self.held: dict[int, Tensor] = {}
-
-    def __call__(self, place: int, dtype: torch.dtype, rows: int, keys: int) -> Tensor:
-        """Number `place`, as (heads, rows, keys)."""
-        if place not in self.held:
-            self.held[place] = torch.empty(self.size, dtype=dtype)
-        return self.held[place][: self.heads * rows * keys].view(self.heads, rows, keys)
-
-
-@lru_cache(maxsize=256)
-def _seen(first: int, rows: int, length: int, heads: int) -> Any:
-    """Keys that each query of a block sees, for every head; 0 for the next document's."""
-    place = np.arange(first, first + rows, dtype=np.int32)
-    return np.tile(np.where(place < length, place + 1, 0).astype(np.int32), heads)
 
 
 def _backward(
@@ -103,9 +85,13 @@ def _backward(
     result = [torch.empty_like(t.transpose(1, 2).contiguous()).transpose(1, 2) for t in (query, key, value)]
     if query.device.type == "meta":
         return result
-    blocks = query.dtype == torch.bfloat16 and have_compiler()
-    run = _backward_blocks if blocks else _backward_torch
-    run(grad.contiguous(), query, key, value, out, total, lengths, scale, result)
+    if query.dtype != torch.float64 and _have_kernels() and scale > 0:
+        rows = [t[0].transpose(0, 1).contiguous() for t in (query, key, value)]
+        d_query, d_key, d_value = (t[0].transpose(0, 1) for t in result)
+        parts = [*rows, out[0].contiguous(), total[0].contiguous()]
+        _compiled("backward", parts, lengths, scale, grad[0].contiguous(), d_query, d_key, d_value)
+        return result
+    _backward_torch(grad.contiguous(), query, key, value, out, total, lengths, scale, result)
     return result
 
 
@@ -130,58 +116,24 @@ def _backward_torch(
             target.narrow(2, start, length).copy_(_fold(part, groups if place else 1))
 
 
-def _backward_blocks(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    total: Tensor,
-    lengths: Sequence[int],
-    scale: float,
-    result: Sequence[Tensor],
-) -> None:
-    """With P the weights: dV = Pᵀ·dO, dS = P ∘ (dO·Vᵀ − rowsum(dO ∘ O)), dQ = dS·K, dK = dSᵀ·Q, block by block."""
-    from . import _kernels_rows as kernels
-    from ._fused import arrays, spread
+def _compiled(name: str, tensors: Sequence[Tensor], lengths: Sequence[int], scale: float, *whole: Tensor) -> None:
+    """Run a loop of :mod:`._kernels_attention`; `tensors` are q, k, v (N, heads, d) and what follows them."""
+    from . import _kernels_attention as kernels
+    from ._fused import arrays, share
 
-    _, heads, n, dim = query.shape
-    groups = heads // key.shape[1]
-    pull = torch.empty(n, heads)
-    spread(kernels.dots, *arrays(grad[0], out[0], pull))
-    narrow = (grad[0].transpose(0, 1), query[0], key[0], value[0])
-    wide = [t.float() for t in narrow]
-    factor = np.float32(scale)
-    scratch = _Scratch(query, lengths)
-    for start, length, width in _spans(lengths, n, rounded=True):
-        g, q, k, v = (t.narrow(1, start, width) for t in narrow)
-        wide_g, wide_q, wide_k, wide_v = (t.narrow(1, start, width) for t in wide)
-        k, wide_k, wide_v = (_grouped(t[None], groups)[0] for t in (k, wide_k, wide_v))
-        dk, dv = q.new_zeros(2, heads, width, dim, dtype=torch.float32).unbind(0)
-        for first in range(0, width, _BLOCK):
-            rows = min(_BLOCK, width - first)
-            stop, last = first + rows, min(first + rows, length)
-            scores, grads = (scratch(place, torch.float32, rows, stop) for place in (0, 1))
-            torch.bmm(wide_q[:, first:stop], wide_k[:, :stop].transpose(1, 2), out=scores)
-            torch.bmm(wide_g[:, first:stop], wide_v[:, :stop].transpose(1, 2), out=grads)
-            own = slice(start + first, start + stop)
-            numbers = arrays(
-                scores.view(-1, stop),
-                grads.view(-1, stop),
-                total[0, :, own].reshape(-1),
-                pull[own].t().reshape(-1),
-            )
-            seen = _seen(first, rows, length, heads)
-            values = (numbers[0], numbers[1], seen, factor, numbers[2], numbers[3])
-            weights, slopes = (scratch(place, q.dtype, rows, stop) for place in (2, 3))
-            flat = arrays(weights.view(-1, stop), slopes.view(-1, stop))
-            spread(kernels.attend_back, *values, *flat, whole=(3,))
-            part = torch.bmm(slopes, k[:, :stop])
-            result[0][0, :, start + first : start + last].copy_(part[:, : last - first])
-            dv[:, :stop].add_(torch.bmm(weights.transpose(1, 2), g[:, first:stop]))
-            dk[:, :stop].add_(torch.bmm(slopes.transpose(1, 2), q[:, first:stop]))
-        for target, whole in ((result[1], dk), (result[2], dv)):
-            target.narrow(2, start, length).copy_(_fold(whole[None], groups)[:, :, :length])
+    query, key = tensors[0], tensors[1]
+    starts = np.cumsum([0, *lengths[:-1]])
+    # The longest first, dealt out in turn, so that threads end together.
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    tasks = np.array([(starts[i], lengths[i], head) for i in order for head in range(key.shape[1])], dtype=np.int64)
+    room = kernels.workspace(max(lengths), query.shape[2])
+    first, rest = arrays(*tensors), arrays(*whole)
+
+    def run(part: Any) -> None:
+        work = np.empty(room, dtype=np.float32)
+        getattr(kernels, name)(part, *first[:3], np.float32(scale), *first[3:], work, *rest)
+
+    share(run, tasks, sum(length * length for length in lengths) * query.shape[1])
 
 
 class _Documents(torch.autograd.Function):

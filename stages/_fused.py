@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from .._compile import have_compiler
 from ._attention_cpu import rotated_attention
 
-__all__ = ["arrays", "fuse", "spread"]
+__all__ = ["arrays", "fuse", "share", "spread"]
 
 _LEAST = 1 << 15  # numbers below which a second thread costs more than it does
 
@@ -58,6 +58,16 @@ def spread(loop: Callable[..., None], *arguments: Any, whole: Sequence[int] = ()
         own = [value if place in whole else value[start:stop] for place, value in enumerate(arguments)]
         jobs.append(_workers(threads).submit(loop, *own))
     for job in jobs:
+        job.result()
+
+
+def share(run: Callable[[Any], None], tasks: Any, numbers: int) -> None:
+    """Give each thread every so many-th of `tasks`, rows of an array; together they touch so many `numbers`."""
+    threads = min(torch.get_num_threads(), len(tasks))
+    if threads == 1 or numbers < _LEAST:
+        run(tasks)
+        return
+    for job in [_workers(threads).submit(run, tasks[place::threads].copy()) for place in range(threads)]:
         job.result()
 
 

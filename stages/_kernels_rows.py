@@ -1,4 +1,4 @@
-"""Losses over a vocabulary, and the backward pass of attention, row by row in one go, for CPUs.
+"""Softmaxes of rows in one go, for CPUs: attention over the keys seen so far, and losses over a vocabulary.
 
 PyTorch takes a pass over memory for each of maximum, difference, exponential, sum and product. A row fits into the
 nearest cache, so these loops read it from memory once. What the loops of :mod:`._kernels` say holds here too.
@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 from .._compile import kernel
 from ._kernels import FASTMATH, exponential, load, lowest, one, store
 
-__all__ = ["attend_back", "cross_entropy", "divergence", "dots"]
+__all__ = ["cross_entropy", "divergence", "weigh"]
 
 zero = np.float32(0.0)
 sign, magnitude = np.int32(31), np.int32(0x7FFFFFFF)
@@ -29,11 +29,30 @@ def ordered(value: Any) -> Any:
 
 
 @register_jitable
-def top_of(row: Any) -> Any:
+def top_of(row: Any, count: Any, width: Any) -> Any:
     top = np.int32(-(2**31))
-    for j in range(row.size):
-        top = max(top, ordered(load(row[j])))
+    for j in range(width):
+        value = ordered(load(row[j]))
+        value = value if j < count else np.int32(-(2**31))
+        top = max(top, value)
     return np.int32(top ^ np.int32(np.int32(top >> sign) & magnitude)).view(np.float32)
+
+
+@register_jitable
+def weigh(row: Any, count: Any, scale: Any) -> Any:
+    """exp(scale · (row − maximum)) in place over the first `count`, 0 behind; the maximum and the sum."""
+    # Whole lanes of sixteen, masked: a remainder done one by one would cost as much as the rest.
+    width = min(row.size, (count + 15) // 16 * 16)
+    top = top_of(row, count, width)
+    total = zero
+    for j in range(width):
+        value = exponential(max((row[j] - top) * scale, lowest))
+        value = value if j < count else zero
+        row[j] = value
+        total += value
+    for j in range(width, row.size):
+        row[j] = zero
+    return top, total
 
 
 def _cross_entropy(logits: Any, labels: Any, losses: Any, factor: Any) -> None:
@@ -44,7 +63,7 @@ def _cross_entropy(logits: Any, labels: Any, losses: Any, factor: Any) -> None:
     for i in range(len(logits)):
         row, label = logits[i], labels[i]
         width = row.size
-        top = top_of(row)
+        top = top_of(row, row.size, row.size)
         at_label = load(row[label])
         total = zero
         for j in range(width):
@@ -65,7 +84,7 @@ def _divergence(logits: Any, base: Any, reverse: Any, losses: Any, factor: Any) 
     mine, theirs, apart = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     for i in range(len(logits)):
         row, other = logits[i], base[i]
-        top, base_top = top_of(row), top_of(other)
+        top, base_top = top_of(row, row.size, row.size), top_of(other, other.size, other.size)
         total, base_total, pull, base_pull = zero, zero, zero, zero
         for j in range(width):
             z, q = load(row[j]), load(other[j])
@@ -90,33 +109,5 @@ def _divergence(logits: Any, base: Any, reverse: Any, losses: Any, factor: Any) 
                 row[j] = store(mine[j] - theirs[j] * share, row[j])
 
 
-def _attend_back(
-    scores: Any, grads: Any, seen: Any, scale: Any, total: Any, pull: Any, weights: Any, out: Any
-) -> None:
-    """Of a block of queries: weights from scores (rows, keys), and the scores' gradients from the weights' `grads`.
-
-    Row i sees the first seen[i] keys; total[i] is its log-sum-exp, pull[i] its rowsum(dO ∘ O).
-    """
-    for i in range(len(scores)):
-        count, shift, back = seen[i], total[i], pull[i]
-        for j in range(scores.shape[1]):
-            value = exponential(min(max(scores[i, j] * scale - shift, lowest), -lowest))
-            value = value if j < count else zero
-            weights[i, j] = store(value, weights[i, j])
-            out[i, j] = store(value * (grads[i, j] - back) * scale if j < count else zero, out[i, j])
-
-
-def _dots(a: Any, b: Any, out: Any) -> None:
-    """Dot products over the last dimension of (tokens, heads, d)."""
-    for t in range(a.shape[0]):
-        for h in range(a.shape[1]):
-            total = zero
-            for j in range(a.shape[2]):
-                total += load(a[t, h, j]) * load(b[t, h, j])
-            out[t, h] = total
-
-
 cross_entropy = kernel(_cross_entropy, error_model="numpy", fastmath=FASTMATH)
 divergence = kernel(_divergence, error_model="numpy", fastmath=FASTMATH)
-attend_back = kernel(_attend_back, error_model="numpy", fastmath=FASTMATH)
-dots = kernel(_dots, error_model="numpy", fastmath=FASTMATH)
