@@ -242,13 +242,16 @@ class _BankedLinear(torch.autograd.Function):
         _up_(y, h, _stack_of(tensors[half:], frozen_b, plan, x.dtype), plan)
         ctx.plan = plan
         ctx.has_dropout = dropped is not None
-        ctx.save_for_backward(inputs, weight, frozen_a, frozen_b, *tensors)
+        trained = _trained(tensors[:half], plan)
+        # Thin beside the inputs, and a product to make again; what is frozen needs none.
+        kept = h if trained == h.shape[1] else h[:, :trained].contiguous()
+        ctx.save_for_backward(inputs, kept, weight, frozen_a, frozen_b, *tensors)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         plan: GroupPlan = ctx.plan
-        inputs, weight, frozen_a, frozen_b, *tensors = ctx.saved_tensors
+        inputs, h, weight, frozen_a, frozen_b, *tensors = ctx.saved_tensors
         half = len(tensors) // 2
         dtype = inputs.dtype
         grad_y = grad_outputs[0].contiguous()
@@ -266,13 +269,16 @@ class _BankedLinear(torch.autograd.Function):
             grad_dropped = _up_(torch.zeros_like(inputs), grad_h, a, plan)
         grads: list[Tensor | None] = [None] * len(tensors)
         if need_factors:
-            trained = sum(t.shape[0] for t in tensors[: (1 if plan.shared else 0) + (1 if plan.domains else 0)])
-            # h costs one thin product to make again and would otherwise live until here.
-            h = _down(inputs, a[:, :trained], plan)
+            trained = _trained(tensors[:half], plan)
             grads_a = _distribute(_outer(grad_h[:, :trained], inputs, plan), plan, tensors[:half])
             grads_b = _distribute(_outer(h, grad_y, plan), plan, tensors[half:])
             grads = [*grads_a, *grads_b]
         return (grad_x, grad_dropped, None, None, None, None, None, *grads)
+
+
+def _trained(factors: Sequence[Tensor], plan: GroupPlan) -> int:
+    """Total rank of the trained factors that one row meets: the shared ones and its group's."""
+    return sum(t.shape[0] for t in factors[: (1 if plan.shared else 0) + (1 if plan.domains else 0)])
 
 
 def _stack_of(factors: Sequence[Tensor], frozen: Tensor | None, plan: GroupPlan, dtype: torch.dtype) -> Tensor:
