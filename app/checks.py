@@ -15,6 +15,8 @@ from .progress import clean
 
 __all__ = ["Checked", "checked"]
 
+_LISTED = 10
+
 
 @dataclass
 class Checked:
@@ -32,7 +34,10 @@ class Checked:
             parts.append(corpora_table(self.summary))
             for domain in self.summary.domains:
                 parts += [f"  {clean(text)}" for text in domain.problems]
-            parts += [f"ignored: {clean(text)}" for text in self.summary.ignored]
+            ignored = self.summary.ignored
+            parts += [f"ignored: {clean(text)}" for text in ignored[:_LISTED]]
+            if len(ignored) > _LISTED:
+                parts.append(f"ignored: {len(ignored) - _LISTED} more (--json lists all)")
         if self.model is not None:
             parts.append(
                 f"model {self.model['path']}: {self.model['architecture']}, vocabulary {self.model['vocabulary']}"

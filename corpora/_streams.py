@@ -8,15 +8,19 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
 from ..errors import CorpusError, KinfoldError
 
-__all__ = ["CHUNK", "HEAD", "decoded_chunks", "decoded_lines", "head", "opened"]
+__all__ = ["CHUNK", "HEAD", "LONGEST", "decoded_chunks", "decoded_lines", "head", "opened"]
 
 CHUNK = 1 << 18
 HEAD = 1 << 16
+LONGEST = 1 << 27  # bytes of one line
+
+_BITES = (1 << 8, 1 << 12)  # compressed bytes unpacked at once, at first and at most
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -89,7 +93,8 @@ class _ZstdRaw(io.RawIOBase):
         self._library = library
         self._frame: Any = None
         self._input = b""
-        self._output = b""
+        self._output = memoryview(b"")
+        self._bite = _BITES[0]
 
     def readable(self) -> bool:
         return True
@@ -97,8 +102,9 @@ class _ZstdRaw(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._output:
             if not self._input:
-                # Small bites: what one bite unpacks to is held in memory.
-                self._input = self._raw.read(1 << 14)
+                # What one bite unpacks to is held in memory, and four bytes may unpack to 128 KiB: bites begin small
+                # and grow only while they unpack to little.
+                self._input = self._raw.read(self._bite)
                 if not self._input:
                     if self._frame is not None:
                         raise EOFError
@@ -106,9 +112,10 @@ class _ZstdRaw(io.RawIOBase):
             if self._frame is None:
                 self._frame = self._library.ZstdDecompressor().decompressobj()
             try:
-                self._output = self._frame.decompress(self._input)
+                self._output = memoryview(self._frame.decompress(self._input))
             except self._library.ZstdError as fault:
                 raise OSError(None, f"the zstd data are damaged: {fault}") from None
+            self._bite = min(_BITES[1], 2 * self._bite) if len(self._output) <= CHUNK else _BITES[0]
             self._input = b""
             if self._frame.eof:
                 self._input, self._frame = self._frame.unused_data, None
@@ -139,10 +146,15 @@ def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[tuple[int, str]]:
     Raises
     ------
     CorpusError
-        At the first line that is not UTF-8, with line, column and byte.
+        At the first line that is not UTF-8, with line, column and byte, or that is too long to be held.
     """
     offset = 0
-    for number, raw in enumerate(stream, start=1):
+    for number, raw in enumerate(iter(partial(stream.readline, LONGEST), b""), start=1):
+        if len(raw) == LONGEST and not raw.endswith(b"\n"):
+            raise CorpusError(
+                f"{path}, line {number}: is longer than {LONGEST >> 20} MiB; write one record a line, and long texts "
+                "in parts."
+            )
         if number == 1 and raw.startswith(codecs.BOM_UTF8):
             offset, raw = 3, raw[3:]
         try:

@@ -266,3 +266,17 @@ def test_readme_python_uses_names_that_exist() -> None:
 def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "kinfold", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["kinfold", kinfold.__version__]
+
+
+def test_validate_does_not_flood_the_screen_with_files_it_ignores(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"text {name} {n}" for n in range(30)))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "one.txt").write_text("text\n")
+    for n in range(40):
+        (tmp_path / "c" / f"{n}.conf").write_text("x")
+    shown = run("validate", str(tmp_path))
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("ignored: ")]
+    assert len(lines) == 11
+    assert lines[-1] == "ignored: 30 more (--json lists all)"
+    assert len(json.loads(run("validate", str(tmp_path), "--json").stdout)["corpora"]["ignored"]) == 40

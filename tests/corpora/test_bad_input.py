@@ -7,13 +7,14 @@ import io
 import json
 import logging
 import os
+import tracemalloc
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
-from kinfold.corpora import load_corpora
+from kinfold.corpora import _streams, load_corpora
 from kinfold.errors import CorpusError, InputError
 
 GOOD = b'{"text": "a good record"}\n'
@@ -333,3 +334,33 @@ def test_a_manifest_in_another_encoding(tmp_path: Path) -> None:
     path.write_bytes(b"a: x\ncaf\xe9: y\n")
     assert "line 2: not UTF-8" in fails(path)
     assert json.dumps(fails(path))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_a_line_too_long_to_be_held_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    monkeypatch.setattr(_streams, "LONGEST", 1 << 20)
+    fits = json.dumps({"text": "x" * ((1 << 20) - 20)}).encode() + b"\n"
+    data = GOOD + fits + json.dumps({"text": "y" * (1 << 20)}).encode() + b"\n"
+    packed = {"": data, ".gz": gzip.compress(data), ".zst": zstandard.compress(data)}[suffix]
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(packed)
+    number = data.count(b"\n")
+    with pytest.raises(CorpusError, match=rf"line {number}: is longer than 1 MiB; write one record a line"):
+        list(load_corpora(tmp_path)["a"].records())
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(GOOD + fits)
+    assert max(len(record.plain) for record in load_corpora(tmp_path)["a"].records()) == (1 << 20) - 20
+
+
+def test_a_file_that_unpacks_to_very_much_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.zst"
+    size = 200 << 20
+    path.write_bytes(zstandard.compress(b"\n" * size))  # a few kilobytes
+    assert path.stat().st_size < size / 5000
+    tracemalloc.start()
+    try:
+        with _streams.opened(path) as stream:
+            read = sum(len(piece) for piece in iter(lambda: stream.read(_streams.CHUNK), b""))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert read == size
+    assert peak < 40 << 20
