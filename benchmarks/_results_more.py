@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from _common import RECORDS
@@ -21,6 +22,7 @@ from _results_data import (
     truth_of,
 )
 from _results_pages import schedule_lead
+from _results_partitions import objective_default
 from _results_words import CELLS, SETS, interval, listed, lost, number, table, than, won
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -99,6 +101,11 @@ def _validated(name: str) -> list[str]:
     ]
 
 
+def _ceiling(agreement: float) -> str:
+    """What a perfect measure correlates with the mean of two noisy runs, by Spearman and Brown."""
+    return "nothing" if agreement <= 0 else f"{math.sqrt(2 * agreement / (1 + agreement)):.2f}"
+
+
 def _or_dash(value: object) -> str:
     return number(value, 2) if isinstance(value, float) else "–"
 
@@ -114,8 +121,9 @@ def transfer_page() -> str:
         found, settings = correlations(value), value["settings"]
         best, sure = found[0], [one for one in found if one.low > 0]
         sentences = [
-            f"Two seeds of the trainings agree at ρ = {truth_of(value)[1]:.2f} over pairs, which bounds what a measure "
-            f"can reach. {len(sure)} of {len(found)} measures foretell transfer with an interval above 0; the best is "
+            f"Two seeds of the trainings, on other texts each, agree at ρ = {truth_of(value)[1]:.2f} over pairs, so "
+            f"that a perfect foreteller would reach about {_ceiling(truth_of(value)[1])}. {len(sure)} of "
+            f"{len(found)} measures foretell transfer with an interval above 0; the best is "
             f"{best.name} (ρ = {best.rho:.2f})."
         ]
         sentences += [
@@ -151,14 +159,29 @@ def transfer_page() -> str:
 
 def _stages_default(leads: dict[str, Any]) -> str:
     text = f"**Stages or one stage.** The plan's lead over one stage for all: {listed(leads)}. "
-    if len(lost(leads)) > len(won(leads)):
+    if lost(leads) and not won(leads):
         return text + (
-            "Where all domains fit into one stage and their tasks agree, one stage is the better "
-            "choice. The planner has "
-            "no budget by default, so that it is free to answer with one stage; a budget is for what one stage would "
-            "break, cannot-link for domains whose tasks contradict one another."
+            "Nowhere is it ahead beyond doubt. Gains by rank average 0 over pairs, so that an objective left free "
+            "always splits; `plan.stages` is therefore `fewest`: one stage where nothing forbids it, and under a "
+            "budget as few as fit, so that whoever follows the defaults has what one stage gives. A budget is for what "
+            f"one stage would break, cannot-link for tasks that contradict one another.{_conflict_over_joint()}"
         )
-    return text + "The planner has no budget by default, so that it is free to answer with one stage; that stays."
+    return (
+        text
+        + "As many stages as the objective likes would do; `plan.stages` is `fewest` as long as nothing gains by more."
+    )
+
+
+def _conflict_over_joint() -> str:
+    """Where more stages did pay."""
+    cell = stored("when", "conflict-staged")
+    if not enough(cell):
+        return ""
+    last, own = (policy_lead(cell, "plan by labels", "joint", serving) for serving in ("final", "snapshot"))
+    return (
+        f" With contradicting labels two stages planned by labels are {than(last, 'one stage')} on the last backbone "
+        f"and {than(own, 'one stage')} on each domain's own: there set `plan.stages` and plan by `class_mean_cosine`."
+    )
 
 
 def _serving_default(leads: dict[str, Any]) -> str:
@@ -213,8 +236,22 @@ def _measure_default(name: str, value: Any) -> str:
         f"Together at λ = 1 they reach {scan['rank'][at]:.2f} by ranks and {scan['none'][at]:.2f} unscaled; for λ from "
         f"{LAMBDAS[0]:g} to {LAMBDAS[-1]:g} ranks stay between {min(scan['rank']):.2f} and "
         f"{max(scan['rank']):.2f}. js, "
-        "synergy, λ = 1 and ranks stay the defaults: they need neither labels nor a model."
+        "synergy, λ = 1 and ranks stay the defaults: they need neither labels nor a model, and nothing foretells "
+        f"better beyond doubt.{_gradients(ranked)}"
     )
+
+
+def _gradients(ranked: Any) -> str:
+    """What is to be said of gradient affinity, where it was measured."""
+    found = [one for one in ranked if one.name.startswith("gradient")]
+    if not found:
+        return ""
+    said = ", ".join(
+        f"{one.rho:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+        + ("" if one.agreement is None else f" (its halves agree at {one.agreement:.2f})")
+        for one in found
+    )
+    return f" Gradient affinity, the costliest, reaches {said}; it stays a measure to ask for."
 
 
 def _schedule_default() -> str:
@@ -283,6 +320,7 @@ def defaults() -> str:
         parts.append(_stages_default(joint))
     if serving:
         parts.append(_serving_default(serving))
+    parts.append(objective_default())
     if alone:
         parts.append(_shared_default(alone))
     for name in ("reviews", "prose"):

@@ -12,6 +12,7 @@ SETS = {
     "reviews-short": "The same reviews, trained for a short time",
     "prose": "Prose: ten domains, next-token prediction, a small language model",
     "demo": "The demo's corpora: nine domains, next-token prediction, the same small model",
+    "reviews-text": "The reviews' texts alone: sixteen domains, next-token prediction, the same small model",
 }
 RIVALS = {
     "joint": "one stage for all",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from _results_more import costs, defaults, transfer_page, when_page
 from _results_pages import opening, schedule_page, set_page
+from _results_partitions import partitions_page
 from _results_words import SETS
 from kinfold._files import atomic_path, write_text
 
@@ -24,8 +25,13 @@ STUDIES: tuple[tuple[str, ...], ...] = (
     ("results_sets.py", "reviews-short"),
     ("results_sets.py", "prose"),
     ("results_sets.py", "demo"),
+    ("results_sets.py", "reviews-text"),
     ("results_schedule.py", "prose"),
+    ("results_partitions.py", "prose"),
+    ("results_partitions.py", "demo"),
+    ("results_partitions.py", "reviews-text"),
     ("results_when.py",),
+    ("results_lattice.py",),
     ("results_transfer.py", "reviews"),
     ("results_transfer.py", "prose"),
 )
@@ -52,7 +58,7 @@ def page() -> str:
     """The whole page."""
     parts = [opening()]
     parts += [set_page(name) for name in SETS]
-    parts += [schedule_page(), when_page(), transfer_page(), defaults(), costs()]
+    parts += [schedule_page(), partitions_page(), when_page(), transfer_page(), defaults(), costs()]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 

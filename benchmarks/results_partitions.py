@@ -1,8 +1,9 @@
 """Does a higher planned objective mean a better trained outcome? Several partitions of one set, trained alike.
 
-python benchmarks/results_partitions.py prose     (or demo, or reviews; `--parts contrary,apart,halves,grid`)
+python benchmarks/results_partitions.py prose     (or demo, or reviews; `--parts contrary,halves` for some)
 
-contrary   the partition of the plan's sizes that the objective likes least, and the plan's stages in reverse order
+contrary   the partition of the plan's sizes that the objective likes least
+reversed   the plan's stages in reverse order
 apart      the plan, the contrary one and random ones with nothing carried from group to group: each group is trained
            from the base model, so that only who shares a group counts
 halves     two random stages, beside one stage and the plan's: what one more stage costs
@@ -18,6 +19,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,14 +30,14 @@ from kinfold._seeding import generator
 from kinfold.app.compare._runs import finished, train_one
 from kinfold.app.compare._variants import Variant
 from kinfold.metrics import Relations
-from kinfold.partition import PlanSettings, make_plan
+from kinfold.partition import make_plan
 from kinfold.partition.expectation import _exchanged, lead
 from kinfold.stages.manifest import roles
 from kinfold.stages.model import model_fingerprint
-from results_sets import BUDGET, LOWER, SEEDS, SETS
+from results_sets import LOWER, PLAN, SEEDS, SETS
 
 Groups = tuple[tuple[str, ...], ...]
-PARTS = ("contrary", "apart", "halves", "grid")
+PARTS = ("contrary", "reversed", "apart", "halves", "grid")
 LAMS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SCALES = ("rank", "floor", "none")
 DRAWS = 2
@@ -66,7 +68,7 @@ def settings_grid(relations: Relations) -> list[dict[str, Any]]:
     found: dict[frozenset[tuple[str, ...]], dict[str, Any]] = {}
     for scale in SCALES:
         for lam in LAMS:
-            asked = PlanSettings(lam=lam, scale=scale, budget=BUDGET, bootstrap=0, phase=0, compare=False)  # type: ignore[arg-type]
+            asked = replace(PLAN, lam=lam, scale=scale, bootstrap=0, phase=0, compare=False)  # type: ignore[arg-type]
             stages = make_plan(relations, settings=asked).stages
             row = found.setdefault(frozenset(stages), {"stages": [list(group) for group in stages], "settings": []})
             row["settings"].append([scale, lam])
@@ -140,6 +142,7 @@ class Study:
         for seed in SEEDS:
             if part == "contrary":
                 self.one(part, "contrary", other, seed)
+            elif part == "reversed":
                 self.one(part, "reversed", self.plan[::-1], seed)
             elif part == "apart":
                 self.one(part, "plan", self.plan, seed, apart=True)

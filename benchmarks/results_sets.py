@@ -35,9 +35,11 @@ METHODS = (
     "one-per-domain",
 )
 SEEDS = (0, 1, 2)
-DRAWS = {"reviews": 3, "reviews-short": 1, "prose": 4, "demo": 4, "reviews-text": 2}
+DRAWS = {"reviews": 3, "reviews-short": 1, "prose": 4, "demo": 4, "reviews-text": 1}
 LOWER = {"reviews": 5, "reviews-short": 4}
 BUDGET = {"domains": 4}
+# The objective decides how many stages there are (None, as records from before "free" had a name have it).
+PLAN = PlanSettings(budget=BUDGET, stages=None)
 
 _COMMON: dict[str, Any] = {"lora": LoraSpec(rank=8, alpha=16), "bootstrap": 200, "checkpoint_every": None}
 _REVIEWS = TrainSettings(
@@ -128,7 +130,7 @@ def main() -> None:
                 model=model,
                 out=work,
                 train=SETS[options.set],
-                plan_settings=PLANNED.get(options.set, PlanSettings(budget=BUDGET)),
+                plan_settings=PLANNED.get(options.set, PLAN),
                 measure_settings=MeasureSettings(permutations=100),
                 methods=tuple(options.methods.split(",")),
                 seeds=tuple(int(word) for word in options.seeds.split(",")),

@@ -77,7 +77,7 @@ def compare(
     """
     from ...corpora import require_domains
     from ...metrics import MeasureSettings
-    from ...partition import PlanSettings, make_plan
+    from ...partition import PlanSettings
     from ...stages import TrainSettings
     from ...stages.manifest import roles
     from ...stages.model import model_fingerprint
@@ -95,11 +95,12 @@ def compare(
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; name a folder for the comparison.")
     model_print = model_fingerprint(name)
+    notes: list[str] = []
     if relations is None and (plan is None or _need_relations(settings)):
         relations = _measured(corpora, name, folder, measure_settings or MeasureSettings(), seed, progress)
     if plan is None:
         assert relations is not None  # measured above
-        plan = make_plan(relations, settings=plan_settings, seed=seed, progress=progress)
+        plan, plan_settings, notes = _planned(relations, plan_settings, seed, progress)
     _check_plan(plan, corpora)
     runs = variants(plan, relations, settings=settings, train=train, plan_settings=plan_settings, seed=seed)
     squares = grid_variants(plan, settings=settings, train=train)
@@ -127,6 +128,7 @@ def compare(
         "seed": seed,
     }
     value = _summary(main, records, stopped, settings=settings, plan=plan.to_dict(), made_of=made_of, seed=seed)
+    value["warnings"] = [*notes, *value["warnings"]]
     value["grid"] = grid_summary(grid, records, settings) if grid else None
     value["conditions"] = [
         {"kind": kind, "level": level, **shortened(_summary(some, records, stopped, settings=settings, seed=seed))}
@@ -182,6 +184,22 @@ def _check(train: TrainSettings) -> None:
                 f"train.{name}={getattr(train, name)!r}: would give methods with more stages more or less text, so a "
                 "comparison cannot use it; leave it out and set train.epochs (or train.documents) instead."
             )
+
+
+def _planned(
+    relations: Relations, settings: PlanSettings, seed: int, progress: Progress
+) -> tuple[Plan, PlanSettings, list[str]]:
+    """The plan to be judged, the settings it was made with, and what is to be said of them."""
+    from ...partition import make_plan
+
+    plan = make_plan(relations, settings=settings, seed=seed, progress=progress)
+    if settings.stages != "fewest" or len(plan.stages) > 1 or len(plan.domains) < 2:
+        return plan, settings, []
+    # One stage beside one stage would answer nothing; whether more of them pay is what is asked here.
+    free = replace(settings, stages="free")
+    note = "By default the plan is one stage for all, which is 'joint'; compared is the plan with plan.stages = free."
+    progress.say(f"compare: {note}")
+    return make_plan(relations, settings=free, seed=seed, progress=progress), free, [note]
 
 
 def _check_plan(plan: Plan, corpora: Corpora) -> None:

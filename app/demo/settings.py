@@ -84,10 +84,10 @@ class BaseSettings:
             )
 
 
-# At most four domains share a stage: without a budget one stage for all could be the answer, and there would be
-# nothing to plan.
+# At most four domains share a stage, and the objective decides how many stages there are: by default one stage for all
+# would be the answer, and there would be nothing to show.
 _MEASURE = MeasureSettings(bootstrap=100, permutations=200, samples=300)
-_PLAN = PlanSettings(budget={"domains": 4})
+_PLAN = PlanSettings(budget={"domains": 4}, stages="free")
 _TRAIN = TrainSettings(
     lora=LoraSpec(rank=8, alpha=16),
     epochs=0.4,

@@ -6,11 +6,15 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from compare_cases import PLAN, TRAIN
+from kinfold._progress import SILENT
 from kinfold.app.compare import CompareSettings
+from kinfold.app.compare._compare import _planned
 from kinfold.app.compare._variants import Variant, trained_units, variants
 from kinfold.errors import ConfigError, PlanError
+from kinfold.metrics.relations import Relations
 from kinfold.partition import Plan, PlanSettings
 from kinfold.stages import LoraSpec, TrainSettings
 
@@ -126,3 +130,21 @@ def test_independent_adapters_share_no_head_either() -> None:
         "joint": "shared",
         "independent": "domain",
     }
+
+
+def test_a_default_plan_of_one_stage_gives_way_to_a_free_one() -> None:
+    rng = np.random.default_rng(3)
+    k = 6
+    matrix = rng.uniform(0.2, 0.8, (k, k))
+    js = (matrix + matrix.T) / 2 * (1 - np.eye(k))
+    relations = Relations(
+        domains=tuple("abcdef"), matrices={"js": js, "synergy": 1 - js}, replicates={}, tokens=np.full(k, 100)
+    )
+    quick = PlanSettings(bootstrap=0, phase=0, compare=False)
+    plan, settings, notes = _planned(relations, quick, 0, SILENT)
+    assert len(plan.stages) > 1
+    assert settings.stages == "free"
+    assert "one stage for all" in notes[0]
+    budget = replace(quick, budget={"domains": 3})
+    plan, settings, notes = _planned(relations, budget, 0, SILENT)
+    assert (len(plan.stages), settings, notes) == (2, budget, [])

@@ -21,7 +21,7 @@ NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 @pytest.fixture(scope="module")
 def page() -> Iterator[dict[str, ModuleType]]:
     """The modules of the script, imported as it imports them."""
-    names = ("_results_words", "_results_data", "_results_pages", "_results_more", "results")
+    names = ("_results_words", "_results_data", "_results_pages", "_results_partitions", "_results_more", "results")
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         yield {name: importlib.import_module(name) for name in names}

@@ -1,0 +1,393 @@
+"""What docs/results.md says of partitions: whether those that the planner prefers train better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from _results_data import Correlation, Lead, lead_of, records, row, stored
+from _results_words import interval, listed, lost, number, table, than, won
+from kinfold.metrics.registry import MEASURES
+from kinfold.partition.scaling import rank_scale
+from numpy.typing import NDArray
+
+PARTITION_SETS = ("prose", "demo", "reviews-text", "reviews")
+LAMS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+_LEAST = 6
+_RESAMPLES = 2000
+_PERMUTATIONS = 5000
+Runs = Mapping[tuple[int, int], Mapping[str, Any]]
+WORDS = {
+    "plan": "the plan",
+    "contrary": "the least liked groups of the plan's sizes",
+    "reversed": "the plan's stages in reverse order",
+    "random": "random groups of the plan's sizes",
+    "halves": "two random stages",
+    "joint": "one stage for all",
+}
+
+
+def objective(value: Mapping[str, Any], stages: Sequence[Sequence[str]]) -> float:
+    """What the plan of a comparison maximises, of other stages."""
+    at = {name: i for i, name in enumerate(value["plan"]["domains"])}
+    gain = value["plan"]["gain"]
+    return float(sum(gain[at[a]][at[b]] for stage in stages for a, b in combinations(stage, 2)))
+
+
+def _values(runs: Runs, domains: Sequence[str], serving: str) -> tuple[list[int], NDArray[np.float64]]:
+    """Seeds, and values by (seed, draw, domain) over the draws that every seed has."""
+    seeds = sorted({seed for seed, _ in runs})
+    draws = min(sum(1 for at in runs if at[0] == seed) for seed in seeds)
+    found = [[runs[key] for key in sorted(runs) if key[0] == seed][:draws] for seed in seeds]
+    return seeds, np.array([[row(run, serving, domains) for run in some] for some in found])
+
+
+def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One record of groups that were trained apart: each domain's values from its own group's run."""
+    first = parts[0]
+    return {
+        "task": first["task"],
+        "seed": first["seed"],
+        "stages": [stage for part in parts for stage in part["stages"]],
+        **{serving: {k: v for part in parts for k, v in part[serving].items()} for serving in ("final", "snapshot")},
+    }
+
+
+@cache
+def _policies(name: str) -> dict[tuple[bool, str], dict[tuple[int, int], Mapping[str, Any]]]:
+    """Runs of a set by (trained apart, policy) and (seed, draw)."""
+    value = stored(name, "compare")
+    study = stored(f"partitions-{name}", "partitions")
+    out: dict[tuple[bool, str], dict[tuple[int, int], Mapping[str, Any]]] = {}
+    if value is None or study is None:
+        return out
+    for method in value["methods"]:
+        if method["name"] in ("plan", "joint", "random") and "records" in method:
+            runs = out.setdefault((False, method["name"]), {})
+            for key in method["records"]:
+                run = records(name)[key]
+                runs[run["seed"], sum(1 for at in runs if at[0] == run["seed"])] = run
+    held = {**records(name), **records(f"partitions-{name}")}
+    for one in study["runs"]:
+        if one["part"] != "grid":
+            apart = one["part"] == "apart"
+            runs = out.setdefault((apart, one["policy"]), {})
+            runs[one["seed"], one["draw"]] = _merged([held[key] for key in one["parts"]])
+    return out
+
+
+def lead_over(name: str, one: str, other: str, serving: str = "final", *, apart: bool = False) -> Lead | None:
+    """How far a policy is ahead of another on a set, paired by seed and domain; None with fewer than two seeds."""
+    value, found = stored(name, "compare"), _policies(name)
+    if (apart, one) not in found or (apart, other) not in found:
+        return None
+    own, rival = found[apart, one], found[apart, other]
+    seeds = {seed for seed, _ in own} & {seed for seed, _ in rival}
+    if len(seeds) < 2:
+        return None
+    own, rival = ({key: run for key, run in runs.items() if key[0] in seeds} for runs in (own, rival))
+    domains, higher = value["domains"], value["higher_is_better"]
+    return lead_of(_values(own, domains, serving)[1].mean(axis=1), _values(rival, domains, serving)[1], higher=higher)
+
+
+def over_random(name: str, serving: str) -> tuple[float, float, float, int] | None:
+    """Rank correlation, over random partitions of the plan's sizes, of the objective with the lead over one stage.
+
+    The interval is Bonett and Wright's for Spearman's coefficient; partitions were drawn independently of one another.
+    """
+    from scipy.stats import spearmanr
+
+    value, found = stored(name, "compare"), _policies(name)
+    runs, joint = found.get((False, "random"), {}), found.get((False, "joint"), {})
+    pairs = [(run, joint[seed, 0]) for (seed, _), run in runs.items() if (seed, 0) in joint]
+    if len(pairs) < _LEAST:
+        return None
+    sign = 1.0 if value["higher_is_better"] else -1.0
+    domains = value["domains"]
+    outcome = [sign * float((row(a, serving, domains) - row(b, "final", domains)).mean()) for a, b in pairs]
+    rho = float(spearmanr([objective(value, run["stages"]) for run, _ in pairs], outcome).statistic)
+    half = 1.96 * math.sqrt((1 + rho**2 / 2) / (len(pairs) - 3))
+    return rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half), len(pairs)
+
+
+def _set_part(name: str) -> list[str]:
+    value, found = stored(name, "compare"), _policies(name)
+    if not any(policy == "contrary" for _, policy in found):
+        return []
+    rows = []
+    domains = value["domains"]
+    for apart in (False, True):
+        for policy, words in WORDS.items():
+            runs = found.get((apart, policy))
+            if not runs:
+                continue
+            scores = [objective(value, run["stages"]) for run in runs.values()]
+            means = [f"{_values(runs, domains, serving)[1].mean():.4f}" for serving in ("final", "snapshot")]
+            leads = [
+                interval(None if policy == "random" else lead_over(name, policy, "random", serving, apart=apart))
+                for serving in ("final", "snapshot")
+            ]
+            if apart or policy == "joint":
+                # One stage, or groups that nothing follows: the last backbone is the only one.
+                means[1] = leads[1] = "–"
+            rows.append(
+                [
+                    "nothing" if apart else "stages go on",
+                    words,
+                    ", ".join(str(n) for n in sorted({len(run["stages"]) for run in runs.values()})),
+                    f"{np.mean(scores):+.2f}",
+                    *means,
+                    *leads,
+                    str(len(runs)),
+                ]
+            )
+    head = ["carried over", "groups", "stages", "planned objective", "last backbone", "own backbone"]
+    head += ["last: lead over random", "own: lead over random", "runs"]
+    said = []
+    for serving, where in (("final", "last backbone"), ("snapshot", "own backbone")):
+        rho = over_random(name, serving)
+        if rho is not None:
+            said.append(
+                f"Over {rho[3]} random partitions the objective's rank correlation with the outcome on the {where} is "
+                f"{rho[0]:+.2f} [{rho[1]:+.2f}, {rho[2]:+.2f}]."
+            )
+    for serving, where in (("final", "last backbone"), ("snapshot", "own backbone")):
+        lead = lead_over(name, "contrary", "plan", serving)
+        if lead is not None:
+            said.append(f"On the {where} the least liked groups are {than(lead, 'the plan')}.")
+    lead = lead_over(name, "reversed", "plan")
+    if lead is not None:
+        said.append(f"The plan's stages in reverse order are {than(lead, 'the plan')}.")
+    lead = lead_over(name, "plan", "contrary", apart=True)
+    if lead is not None:
+        said.append(f"With nothing carried over the plan's groups are {than(lead, 'the least liked ones')}.")
+    lead = lead_over(name, "halves", "joint")
+    if lead is not None:
+        said.append(f"Two random stages are {than(lead, 'one stage for all')}.")
+    return [f"**{name}**", table(head, rows), " ".join(said)]
+
+
+# -- the plan at every λ and scale --------------------------------------------------------------------------------
+
+
+def grid_part(name: str) -> list[str]:
+    """Every setting of λ and scale by the outcome of the groups that it comes to."""
+    value, study = stored(name, "compare"), stored(f"partitions-{name}", "partitions")
+    if value is None or study is None or "grid" not in study:
+        return []
+    held = {**records(name), **records(f"partitions-{name}")}
+    runs: dict[str, dict[int, Any]] = {}
+    for one in study["runs"]:
+        if one["part"] == "grid":
+            runs.setdefault(one["policy"], {})[one["seed"]] = held[one["parts"][0]]
+    default = next(n for n, cell in enumerate(study["grid"]) if ["rank", 1.0] in cell["settings"])
+    base = runs.get(f"grid {default}", {})
+    rows = []
+    domains, higher = value["domains"], value["higher_is_better"]
+    for number_, cell in sorted(enumerate(study["grid"]), key=lambda at: len(at[1]["stages"])):
+        own = runs.get(f"grid {number_}", {})
+        seeds = sorted(set(own) & set(base))
+        asked = "; ".join(f"{scale} {lam:g}" for scale, lam in cell["settings"])
+        sizes = " ".join(str(len(stage)) for stage in cell["stages"])
+        if not seeds:
+            rows.append([asked, sizes, "–", "–", "–"])
+            continue
+        a, b = (np.array([row(some[s], "final", domains) for s in seeds]) for some in (own, base))
+        c = np.array([row(own[s], "snapshot", domains) for s in seeds])
+        lead = None if number_ == default or len(seeds) < 2 else lead_of(a, b[:, None, :], higher=higher)
+        rows.append([asked, sizes, f"{a.mean():.4f}", f"{c.mean():.4f}", interval(lead)])
+    head = ["scale and λ", "sizes of the stages", "last backbone", "own backbone", "lead over the default"]
+    return [f"**{name}**, the plan at every λ and scale (a dash: not trained):", table(head, rows)]
+
+
+# -- all partitions of eight domains ------------------------------------------------------------------------------
+
+
+@cache
+def lattice() -> dict[str, Any] | None:
+    """Partitions of the lattice, and their outcome by (seed, partition, domain)."""
+    value = stored("when", "lattice")
+    if value is None:
+        return None
+    domains = list(value["domains"])
+    held = records("when")
+    by_seed: dict[int, dict[frozenset[str], Any]] = {}
+    for one in value["groups"]:
+        by_seed.setdefault(one["seed"], {})[frozenset(one["group"])] = held[one["record"]]
+    width = len(value["groups"][0]["group"])
+    partitions = [
+        (frozenset(group), frozenset(domains) - frozenset(group))
+        for group in combinations(domains, width)
+        if domains[0] in group
+    ]
+    whole = [seed for seed, found in sorted(by_seed.items()) if all(g in found for p in partitions for g in p)]
+    outcome = np.array(
+        [
+            [[next(by_seed[s][g]["final"][d]["accuracy"] for g in p if d in g) for d in domains] for p in partitions]
+            for s in whole
+        ]
+    )
+    return {"value": value, "domains": domains, "partitions": partitions, "seeds": whole, "outcome": outcome}
+
+
+def _inside(gain: NDArray[np.float64], members: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Σ of gain within groups, for partitions given by the members of one of two groups."""
+    one = members.astype(float)
+    return (np.einsum("pi,ij,pj->p", one, gain, one) + np.einsum("pi,ij,pj->p", 1 - one, gain, 1 - one)) / 2
+
+
+def _gains(value: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """Gains of every λ and scale of JS and synergy, and of each measure alone by ranks."""
+
+    def even(name: str) -> NDArray[np.float64]:
+        matrix = np.array(value["matrices"][name])
+        matrix = (matrix + matrix.T) / 2
+        np.fill_diagonal(matrix, 0.0)
+        return matrix
+
+    pairs = np.triu_indices(len(value["domains"]), 1)
+    units = {
+        name: float(np.median((np.array(high) - np.array(low))[pairs])) / 3.92
+        for name, (low, high) in value["intervals"].items()
+    }
+    out: dict[str, NDArray[np.float64]] = {}
+    for scale in ("rank", "floor", "none"):
+        d, s = (
+            rank_scale(even(n)) if scale == "rank" else even(n) / (units[n] if scale == "floor" else 1.0)
+            for n in ("js", "synergy")
+        )
+        for lam in LAMS:
+            out[f"λ · synergy − js, {scale}, λ = {lam:g}"] = lam * s - d
+    for name in value["matrices"]:
+        info = MEASURES.get(name)
+        if info is not None and info.kind != "p-value" and name not in ("js", "discrepancy"):
+            out[name] = rank_scale(even(name)) * (-1.0 if info.kind == "discrepancy" else 1.0)
+    return out
+
+
+@cache
+def lattice_rows() -> tuple[tuple[Correlation, float], ...]:
+    """Each objective: its rank correlation with outcome over all partitions, and its best partition's lead.
+
+    The interval resamples the domains that are tested; p deals the domains of the measure anew (Mantel).
+    """
+    from scipy.stats import rankdata
+
+    found = lattice()
+    if found is None or not found["seeds"]:
+        return ()
+    domains, outcome = found["domains"], found["outcome"].mean(axis=0)
+    members = np.array([[name in p[0] for name in domains] for p in found["partitions"]])
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(domains), (_RESAMPLES, len(domains)))
+    orders = np.array([rng.permutation(len(domains)) for _ in range(_PERMUTATIONS)])
+
+    def standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        ranks = rankdata(values, axis=-1)
+        return (ranks - ranks.mean(axis=-1, keepdims=True)) / ranks.std(axis=-1, keepdims=True)
+
+    wanted = standard(outcome.mean(axis=1))
+    resampled = standard(np.array([outcome[:, pick].mean(axis=1) for pick in picks]))
+    rows = []
+    for name, gain in _gains(found["value"]).items():
+        scores = _inside(gain, members)
+        if np.ptp(scores) < 1e-12:
+            continue
+        own = standard(scores)
+        rho = float(own @ wanted) / len(own)
+        low, high = np.percentile(resampled @ own / len(own), [2.5, 97.5])
+        dealt = standard(np.array([_inside(gain[np.ix_(o, o)], members) for o in orders]))
+        p = (1 + int((np.abs(dealt @ wanted) / len(own) >= abs(rho) - 1e-12).sum())) / (1 + _PERMUTATIONS)
+        lead = float(outcome[int(scores.argmax())].mean() - outcome.mean())
+        rows.append((Correlation(name, rho, min(float(low), rho), max(float(high), rho), p, None), lead))
+    return tuple(sorted(rows, key=lambda one: -one[0].rho))
+
+
+def lattice_part() -> list[str]:
+    """All partitions of eight domains."""
+    found, rows = lattice(), lattice_rows()
+    if found is None or not rows:
+        return []
+    outcome = found["outcome"].mean(axis=2)
+    spread = outcome.mean(axis=0)
+    said = [
+        f"**All {len(found['partitions'])} ways to split eight review domains into two groups of four** that share "
+        f"nothing, {len(found['seeds'])} seed(s): accuracy from {spread.min():.3f} to {spread.max():.3f}, standard "
+        f"deviation over partitions {spread.std(ddof=1):.3f}."
+    ]
+    if len(found["seeds"]) > 1:
+        from scipy.stats import spearmanr
+
+        agree = float(spearmanr(outcome[0], outcome[1]).statistic)
+        said.append(
+            f"Two seeds agree on which partition is better at ρ = {agree:+.2f}: "
+            + ("there is something to foretell." if agree > 0.3 else "mostly noise, so there is little to foretell.")
+        )
+    sure = [one for one, _ in rows if one.p < 0.05]
+    said.append(
+        f"{len(sure)} of {len(rows)} objectives correlate with the outcome at p < 0.05 (one in twenty would by chance)."
+    )
+    head = ["objective", "Spearman ρ over partitions", "95 % over tested domains", "Mantel p", "its best one's lead"]
+    body = [
+        [one.name, f"{one.rho:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}", number(one.p, 3), f"{lead:+.3f}"]
+        for one, lead in rows
+    ]
+    return [" ".join(said), table(head, body)]
+
+
+def objective_default() -> str:
+    """Who shares a stage, where there are several."""
+    pairs = {
+        serving: {name: lead for name in PARTITION_SETS if (lead := lead_over(name, "contrary", "plan", serving))}
+        for serving in ("final", "snapshot")
+    }
+    leads = pairs["final"]
+    if not leads:
+        return ""
+    ahead = seeds = 0
+    for name in leads:
+        value, found = stored(name, "compare"), _policies(name)
+        sign = 1.0 if value["higher_is_better"] else -1.0
+        for key, run in found[False, "contrary"].items():
+            if key in found[False, "plan"]:
+                other = found[False, "plan"][key]
+                seeds += 1
+                ahead += (
+                    sign * float((row(run, "final", value["domains"]) - row(other, "final", value["domains"])).mean())
+                    > 0
+                )
+    text = (
+        "**Who shares a stage.** The least liked groups of the plan's sizes, beside the plan: last backbone "
+        f"{listed(leads)}; own backbone {listed(pairs['snapshot'])}. They are ahead in {ahead} of {seeds} runs. "
+    )
+    if not lost(leads) and (won(leads) or 2 * ahead > seeds):
+        return text + (
+            "So where stages go on from one another the objective of the papers, alike domains together, does not "
+            "pay on these sets, and may cost: a stage of unlike domains rehearses something of all, one of alike "
+            "domains overwrites what others gained. The objective stays as the papers have it, but `plan.stages = fewest` "
+            "leaves it as little to decide as can be."
+        )
+    if won(leads) or lost(leads):
+        return text + "The sets do not agree, so the objective stays as the papers have it."
+    return text + "No difference is shown, so the objective stays as the papers have it."
+
+
+def partitions_page() -> str:
+    """The section on whether a higher objective means a better outcome."""
+    parts = [part for name in PARTITION_SETS for part in _set_part(name)]
+    parts += [part for name in PARTITION_SETS for part in grid_part(name)]
+    parts += lattice_part()
+    if not parts:
+        return ""
+    head = (
+        "The planner maximises Σ (λ · synergy − discrepancy) over pairs that share a stage. Here other partitions are "
+        "trained as the plan is, at the same tokens: random ones, and the one of the plan's sizes that this objective "
+        "likes least. *Stages go on*: each stage begins from the last, as `kinfold train` does. *Nothing* carried "
+        "over: every group is trained from the base model, so that only who shares a group counts. Outcomes are "
+        "paired by seed; the correlation over random partitions is of the lead over one stage for all."
+    )
+    return "\n\n".join(["## Does a higher planned objective train better?", head, *parts])
