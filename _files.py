@@ -134,7 +134,9 @@ def slug(name: str) -> str:
     ('contracts', 'a%20b%2F..')
     """
     text = quote(name, safe="")
-    return "%2E" + text[1:] if text.startswith(".") else text
+    # A leading dot hides a file, a leading dash turns it into an option of the command it is given to.
+    first = {".": "%2E", "-": "%2D"}.get(text[:1])
+    return first + text[1:] if first else text
 
 
 def name_of(slugged: str) -> str:

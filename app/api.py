@@ -1,4 +1,4 @@
-"""The public API: seven functions, each with one command of the same name.
+"""The public API: seven functions, each with one command of the same name (`load_corpora`: `kinfold validate`).
 
 >>> import kinfold  # doctest: +SKIP
 >>> corpora = kinfold.load_corpora("my-corpora")  # doctest: +SKIP

@@ -118,7 +118,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Measure how the domains relate: divergence, vocabulary, meaning, synergy.
 
-        Writes relations.npz and relations.json, with an interval and a noise floor for every cell.
+        Writes relations.npz and relations.json: an interval for every pair, and a noise floor where a measure has one.
 
         For example:
 

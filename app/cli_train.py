@@ -213,7 +213,9 @@ def register(app: typer.Typer) -> None:
                 f"Router: {right['value']:.1%} of {right['documents']} {right['split']} texts sent to their own domain "
                 f"({right['low']:.1%} to {right['high']:.1%})"
             )
-        common.session.show(f"Wrote {out}")
+        folders = {Path(path).parent for path in result.paths.values()}
+        where = f": a folder for each domain in {folders.pop()}" if len(folders) == 1 else ""
+        common.session.show(f"Wrote {out}{where}")
         common.session.answer(result.to_dict())
 
 

@@ -44,6 +44,15 @@ def _table(*columns: tuple[str, str]) -> Any:
     return table
 
 
+def _name(name: str) -> Any:
+    """A domain's name as text, its middle left out where it is long."""
+    from rich.text import Text
+
+    from ..metrics._plots import short
+
+    return Text(short(clean(name), 24))
+
+
 def _number(value: Any, digits: int = 3) -> str:
     return "-" if value is None else f"{float(value):.{digits}f}"
 
@@ -100,7 +109,7 @@ def explain_table(plan: Any) -> Any:
             binding = why.get("binding")
             reason = ", ".join(map(str, binding)) if isinstance(binding, (list, tuple)) else str(binding or "")
             table.add_row(
-                Text(clean(name)),
+                _name(name),
                 _stage(why.get("stage")),
                 _number(why.get("gain")),
                 f"{other}: {gain}" if why else "-",
@@ -116,8 +125,6 @@ def _stage(value: Any) -> str:
 
 def accuracy_table(evaluation: Mapping[str, Any]) -> Any | None:
     """Accuracy per domain before and after, with the change's paired interval; None where nothing was classified."""
-    from rich.text import Text
-
     if not any("accuracy" in row for row in evaluation["final"].values()):
         return None
     table = _table(
@@ -127,7 +134,7 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Any | None:
         change = evaluation["change"][name]["final"]
         low, high = change.get("accuracy_low"), change.get("accuracy_high")
         table.add_row(
-            Text(clean(name)),
+            _name(name),
             f"{evaluation['before'][name]['accuracy']:.1%}",
             f"{evaluation['final'][name]['accuracy']:.1%}",
             f"{100 * change['accuracy']:+.1f}",
@@ -228,25 +235,21 @@ def _sample(sample: Any) -> Any:
 
 
 def export_table(export: Any) -> Any:
-    """Exported domains with rank, backbone, error against the run and where they are."""
-    from rich.text import Text
-
+    """Exported domains with rank, backbone, the error of the update and the distance of the logits from the run's."""
     table = _table(
         ("domain", "left"),
         ("rank", "right"),
         ("backbone", "right"),
         ("update error", "right"),
         ("logits", "right"),
-        ("path", "left"),
     )
-    for name, path in sorted(export.paths.items()):
+    for name in sorted(export.paths):
         table.add_row(
-            Text(clean(name)),
+            _name(name),
             str(export.ranks.get(name) or "-"),  # merged weights have none
             f"stage {export.stages[name]}",
             _small(export.errors.get(name)),
             _small(export.logits.get(name)),
-            Text(clean(str(path))),
         )
     return table
 

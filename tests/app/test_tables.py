@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from kinfold.app.tables import solvers_table, validation_table
+from kinfold.app.tables import export_table, solvers_table, validation_table
 from rich.console import Console
 
 
@@ -42,3 +42,19 @@ def test_solvers_show_the_gap_to_what_is_proved_and_who_was_repaired() -> None:
     assert first.split() == ["kinfold", "9.000", "0", "4", "0.2", "s"]
     assert second.split() == ["random", "4.500", "50.0%", "4", "0.2", "s", "repaired"]
     assert third.split()[:3] == ["leiden", "no", "plan"]
+
+
+def test_an_export_of_long_names_is_one_line_a_domain() -> None:
+    names = ("a" * 120, "law")
+    export = SimpleNamespace(
+        paths={name: f"exported/adapters/{name}" for name in names},
+        ranks={"law": 24, names[0]: 0},
+        stages=dict.fromkeys(names, 2),
+        errors=dict.fromkeys(names, 0.0),
+        logits=dict.fromkeys(names, 5e-7),
+    )
+    header, long, law = lines(export_table(export))
+    assert header.split() == ["domain", "rank", "backbone", "update", "error", "logits"]
+    assert max(map(len, (header, long, law))) <= 80
+    assert long.split()[1] == "-"  # merged weights have no rank
+    assert law.split() == ["law", "24", "stage", "2", "0", "5.0e-07"]

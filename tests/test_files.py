@@ -1,0 +1,24 @@
+"""Names of files made from names of domains: reversible, and harmless to paths, shells and commands."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kinfold._files import name_of, slug
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40))
+def test_a_slug_leads_back_to_its_name_and_needs_no_quoting(name: str) -> None:
+    made = slug(name)
+    assert name_of(made) == name
+    assert re.fullmatch(r"[\w%.~-]+", made, re.ASCII)
+
+
+@pytest.mark.parametrize("name", ["-rf", "--domain", ".hidden", "..", "../x", "-"])
+def test_no_slug_is_hidden_an_option_or_a_way_out(name: str) -> None:
+    assert slug(name)[0] == "%"
+    assert "/" not in slug(name)
+    assert name_of(slug(name)) == name
