@@ -4,7 +4,9 @@ A block of `width` items looks at every stage at once: the noise of a heat bath 
 table) is added to the gain of each stage and the largest sum wins. That costs a few instructions for sixteen
 candidates, where drawing and judging one proposal after another costs some thirty for one. The winners of a block
 are then carried out one by one and only where, with the same noise, they still beat staying. Where a budget or a
-mask can block a move, an item also looks at trading places with every other item, in the same way.
+mask can block a move, an item also looks at trading places with every other item, in the same way; and where sizes
+differ, then at trading places with two lighter ones of a stage: stages that are full or at their least exchange nothing
+else but items of equal size.
 
 Plain loops over arrays, no objects: numba compiles it (see `_jit`); it is never called uncompiled, since `_heatbath`
 does the same work in NumPy. Inner loops run over arrays of 32-bit floats that hold whole numbers below 2^24 (`_pack`
@@ -39,6 +41,7 @@ def anneal(
     cold: float,
     work: float,
     trade: float,
+    lead: int,
     seed: int,
     noise: Any,
     record: Any,
@@ -59,6 +62,7 @@ def anneal(
     hot, cold : first and last temperature, in units of the gain
     work : vector steps to spend between them, a descent at temperature zero follows
     trade : share of the items that try to swap in each sweep, 0 for none
+    lead : resource by which an item that found no swap looks for two lighter ones to trade for, −1 for none
     seed : of the generator in the kernel
     noise : float32 (many,), Gumbel draws
     record : float64 (buckets, 3), output: items judged, moved, and value summed, by the logarithm of the temperature
@@ -161,6 +165,8 @@ def anneal(
     offer = np.zeros(m, dtype=gain.dtype)
     taken = np.zeros(padded, dtype=gain.dtype)
     swap = np.zeros(padded, dtype=gain.dtype)
+    free = np.zeros(padded, dtype=gain.dtype)  # swaps whether or not they fit
+    party = np.zeros(3, dtype=np.int64)
     span = np.log(cold / hot)
     spent = 0.0
     done = 0
@@ -316,6 +322,7 @@ def anneal(
                         taken[o] = offer[tag[o]]
                     for o in range(padded):
                         swap[o] = taken[o] + pulls[a, o] - own[o] - two * flat[i, o]
+                        free[o] = swap[o]
                     for r in range(resources):
                         size, here, there = bulk[r, i], room[r, a], spare[r, a]
                         for o in range(padded):
@@ -346,30 +353,168 @@ def anneal(
                             w = k
                     state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
                     row = ((state >> np.uint64(32)) * rows) >> np.uint64(32)
-                    if peak[w] <= heat * noise[row + np.uint64(w)]:
+                    traded = False
+                    while True:  # left at once where the swap is not to be
+                        if peak[w] <= heat * noise[row + np.uint64(w)]:
+                            break
+                        j = np.int64(arg[w]) * width + w
+                        if j >= n:
+                            break
+                        c = np.int64(tag[j])
+                        if c == a:
+                            break
+                        delta = (
+                            np.float64(pulls[c, i]) - np.float64(own[i]) + np.float64(pulls[a, j]) - np.float64(own[j])
+                        )
+                        delta -= 2.0 * np.float64(flat[i, j])
+                        if descent and delta <= 0.0:
+                            break
+                        fits = True
+                        for r in range(resources):
+                            into = load[r, c] + sizes[r, i] - sizes[r, j]
+                            out = load[r, a] + sizes[r, j] - sizes[r, i]
+                            if into > upper[r, c] or into < lower[r, c] or out > upper[r, a] or out < lower[r, a]:
+                                fits = False
+                        first, second = np.uint32(a), np.uint32(c)
+                        if masked and fits:
+                            clash = -2 * int(conflict[i, j])
+                            for o in range(padded):
+                                x = tag[o]
+                                clash += conflict[i, o] * (x == second) + conflict[j, o] * (x == first)
+                            fits = clash == 0
+                        if not fits:
+                            break
+                        if delta < 0.0 and improved:
+                            for o in range(n):
+                                best[o] = tag[o]
+                            improved = False
+                        done += 1
+                        tag[i], tag[j] = second, first
+                        for o in range(padded):
+                            g = flat[i, o] - flat[j, o]
+                            pulls[a, o] -= g
+                            pulls[c, o] += g
+                            x = tag[o]
+                            own[o] += (g if x == second else zero) - (g if x == first else zero)
+                        total[a] += j - i
+                        total[c] += i - j
+                        own[i], own[j] = pulls[c, i], pulls[a, j]
+                        if cost != zero:
+                            if count[a] == 1:
+                                pulls[a, i] += cost
+                                pulls[a, j] -= cost
+                            if count[c] == 1:
+                                pulls[c, j] += cost
+                                pulls[c, i] -= cost
+                        for r in range(resources):
+                            load[r, a] += sizes[r, j] - sizes[r, i]
+                            load[r, c] += sizes[r, i] - sizes[r, j]
+                            change = bulk[r, i] - bulk[r, j]
+                            room[r, a] += change
+                            room[r, c] -= change
+                            spare[r, a] -= change
+                            spare[r, c] += change
+                            here, there = room[r, a], room[r, c]
+                            for o in range(padded):
+                                x = tag[o]
+                                h = here if x == first else above[r, o]
+                                above[r, o] = there if x == second else h
+                            if lowered:
+                                here, there = spare[r, a], spare[r, c]
+                                for o in range(padded):
+                                    x = tag[o]
+                                    h = here if x == first else below[r, o]
+                                    below[r, o] = there if x == second else h
+                        value += delta
+                        if value > top:
+                            top = value
+                            improved = True
+                        spent += 10.0 * steps + 20.0
+                        traded = True
+                        break
+                    if traded or lead < 0:
                         continue
+                    # One for two: i for a lighter j and for a mate of j's in its stage.
+                    weigh = bulk[lead, i]
+                    for k in range(width):
+                        peak[k] = floor
+                        arg[k] = 0
+                    for d in range(blocks):
+                        row = (begin + np.uint64(d) * np.uint64(104729)) % rows
+                        mark = np.uint32(d)
+                        at = d * width
+                        for k in range(width):
+                            x = free[at + k] + heat * noise[row + np.uint64(k)]
+                            x = x if bulk[lead, at + k] < weigh else floor
+                            better = x > peak[k]
+                            arg[k] = mark if better else arg[k]
+                            peak[k] = x if better else peak[k]
+                    w = 0
+                    for k in range(1, width):
+                        if peak[k] > peak[w]:
+                            w = k
                     j = np.int64(arg[w]) * width + w
-                    if j >= n:
+                    spent += steps * 5.0 + 20.0
+                    if j >= n or tag[j] == tag[i] or peak[w] <= floor:
                         continue
                     c = np.int64(tag[j])
-                    if c == a:
+                    second = np.uint32(c)
+                    for o in range(padded):
+                        x = pulls[a, o] - own[o] + two * (flat[j, o] - flat[i, o])
+                        swap[o] = x if tag[o] == second else floor
+                    swap[j] = floor
+                    for r in range(resources):
+                        rest = bulk[r, i] - bulk[r, j]
+                        here, there = room[r, a] + rest, spare[r, a] - rest
+                        most, fewest = min(here, spare[r, c] + rest), max(-there, rest - room[r, c])
+                        for o in range(padded):
+                            x = swap[o] if bulk[r, o] <= most else floor
+                            swap[o] = x if bulk[r, o] >= fewest else floor
+                    for k in range(width):
+                        peak[k] = floor
+                        arg[k] = 0
+                    for d in range(blocks):
+                        row = (begin + np.uint64(d) * np.uint64(15485863)) % rows
+                        mark = np.uint32(d)
+                        at = d * width
+                        for k in range(width):
+                            x = swap[at + k] + heat * noise[row + np.uint64(k)]
+                            better = x > peak[k]
+                            arg[k] = mark if better else arg[k]
+                            peak[k] = x if better else peak[k]
+                    w = 0
+                    for k in range(1, width):
+                        if peak[k] > peak[w]:
+                            w = k
+                    mate = np.int64(arg[w]) * width + w
+                    spent += steps * (10.0 + 2.0 * resources) + 20.0
+                    state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+                    row = ((state >> np.uint64(32)) * rows) >> np.uint64(32)
+                    if mate >= n or peak[w] <= floor or free[j] + peak[w] <= heat * noise[row + np.uint64(w)]:
                         continue
-                    delta = np.float64(pulls[c, i]) - np.float64(own[i]) + np.float64(pulls[a, j]) - np.float64(own[j])
-                    delta -= 2.0 * np.float64(flat[i, j])
+                    delta = np.float64(pulls[c, i]) - np.float64(own[i])
+                    delta += (
+                        np.float64(pulls[a, j])
+                        - np.float64(own[j])
+                        + np.float64(pulls[a, mate])
+                        - np.float64(own[mate])
+                    )
+                    delta += 2.0 * (np.float64(flat[j, mate]) - np.float64(flat[i, j]) - np.float64(flat[i, mate]))
                     if descent and delta <= 0.0:
                         continue
-                    fits = True
+                    fits = tag[mate] == second and mate != j
                     for r in range(resources):
-                        into = load[r, c] + sizes[r, i] - sizes[r, j]
-                        out = load[r, a] + sizes[r, j] - sizes[r, i]
+                        shift = sizes[r, i] - sizes[r, j] - sizes[r, mate]
+                        into, out = load[r, c] + shift, load[r, a] - shift
                         if into > upper[r, c] or into < lower[r, c] or out > upper[r, a] or out < lower[r, a]:
                             fits = False
-                    first, second = np.uint32(a), np.uint32(c)
                     if masked and fits:
-                        clash = -2 * int(conflict[i, j])
+                        first = np.uint32(a)
+                        clash = -2 * int(conflict[i, j]) - 2 * int(conflict[i, mate])
                         for o in range(padded):
                             x = tag[o]
-                            clash += conflict[i, o] * (x == second) + conflict[j, o] * (x == first)
+                            clash += conflict[i, o] * (x == second)
+                            clash += (conflict[j, o] + conflict[mate, o]) * (x == first)
                         fits = clash == 0
                     if not fits:
                         continue
@@ -378,47 +523,56 @@ def anneal(
                             best[o] = tag[o]
                         improved = False
                     done += 1
-                    tag[i], tag[j] = second, first
-                    for o in range(padded):
-                        g = flat[i, o] - flat[j, o]
-                        pulls[a, o] -= g
-                        pulls[c, o] += g
-                        x = tag[o]
-                        own[o] += (g if x == second else zero) - (g if x == first else zero)
-                    total[a] += j - i
-                    total[c] += i - j
-                    own[i], own[j] = pulls[c, i], pulls[a, j]
-                    if cost != zero:
-                        if count[a] == 1:
-                            pulls[a, i] += cost
-                            pulls[a, j] -= cost
-                        if count[c] == 1:
-                            pulls[c, j] += cost
-                            pulls[c, i] -= cost
+                    # One after the other, so that neither stage is ever empty.
+                    party[0], party[1], party[2] = j, i, mate
+                    for q in range(3):
+                        z = party[q]
+                        source = a if q == 1 else c
+                        target = c if q == 1 else a
+                        first, second = np.uint32(source), np.uint32(target)
+                        tag[z] = second
+                        for o in range(padded):
+                            g = flat[z, o]
+                            pulls[source, o] -= g
+                            pulls[target, o] += g
+                            x = tag[o]
+                            own[o] += (g if x == second else zero) - (g if x == first else zero)
+                        own[z] = pulls[target, z]
+                        count[source] -= 1
+                        count[target] += 1
+                        total[source] -= z
+                        total[target] += z
+                        if cost != zero:
+                            if count[target] == 2:
+                                pulls[target, total[target] - z] += cost
+                            if count[source] == 1:
+                                pulls[source, total[source]] -= cost
+                        for r in range(resources):
+                            load[r, source] -= sizes[r, z]
+                            load[r, target] += sizes[r, z]
+                            change = bulk[r, z]
+                            room[r, source] += change
+                            room[r, target] -= change
+                            spare[r, source] -= change
+                            spare[r, target] += change
                     for r in range(resources):
-                        load[r, a] += sizes[r, j] - sizes[r, i]
-                        load[r, c] += sizes[r, i] - sizes[r, j]
-                        change = bulk[r, i] - bulk[r, j]
-                        room[r, a] += change
-                        room[r, c] -= change
-                        spare[r, a] -= change
-                        spare[r, c] += change
+                        first, second = np.uint32(a), np.uint32(c)
                         here, there = room[r, a], room[r, c]
                         for o in range(padded):
                             x = tag[o]
-                            h = here if x == first else above[r, o]
-                            above[r, o] = there if x == second else h
+                            g = here if x == first else above[r, o]
+                            above[r, o] = there if x == second else g
                         if lowered:
                             here, there = spare[r, a], spare[r, c]
                             for o in range(padded):
                                 x = tag[o]
-                                h = here if x == first else below[r, o]
-                                below[r, o] = there if x == second else h
+                                g = here if x == first else below[r, o]
+                                below[r, o] = there if x == second else g
                     value += delta
                     if value > top:
                         top = value
                         improved = True
-                    spent += 10.0 * steps + 20.0
+                    spent += 20.0 * steps + 20.0
         if descent:
             if done == before:
                 break

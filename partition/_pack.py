@@ -54,6 +54,15 @@ class Packed:
         """Whether a budget or a mask can block a move, so that two items may still trade places."""
         return len(self.sizes) > 0 or self.masked
 
+    @property
+    def lead(self) -> int:
+        """The tightest resource of which items need different amounts, so that one may trade for two; else −1."""
+        tightness = [
+            float(size.sum()) / max(1.0, float(most.max())) if size.min() < size.max() else -1.0
+            for size, most in zip(self.sizes, self.upper, strict=True)
+        ]
+        return int(np.argmax(tightness)) if max(tightness, default=-1.0) > 1.0 else -1
+
 
 def pack(core: Core) -> Packed:
     """Round gains and sizes to what 32-bit floats add without error, and lay them out in blocks."""

@@ -88,6 +88,7 @@ def run_kernel(
         leg.cold,
         leg.work,
         min(1.0, _TRADERS / core.n) if packed.trades else 0.0,
+        packed.lead,
         seed % 2**62,
         packed.noise,
         record,
@@ -120,8 +121,12 @@ class Schedule:
         blocks = -(-n // 64)
         looks = (stages + 1) * (20.0 * blocks + steps * (1.0 + resources)) + 60.0 * blocks
         moves = looks + 0.2 * n * (4.0 * steps + 20.0)
-        trades = min(n, _TRADERS) * (steps * (14.0 + 3.0 * resources) + 20.0)
-        return moves + (trades if self.packed is not None and self.packed.trades else 0.0)
+        if self.packed is None or not self.packed.trades:
+            return moves
+        trades = steps * (14.0 + 3.0 * resources) + 20.0
+        if self.packed.lead >= 0:
+            trades += steps * (15.0 + 2.0 * resources) + 40.0
+        return moves + min(n, _TRADERS) * trades
 
     def work(self, number: int, budget: float, stages: int) -> float:
         """Work of a round: short ones first, so that there is an answer early; then longer ones."""

@@ -90,6 +90,23 @@ def test_the_kernel_finds_the_optimum_of_small_problems(brute_force):
         assert core.unscale(pool.values[0]) == brute_force(gain, kappa=float(seed % 3), **arguments)
 
 
+@needs_compiler
+def test_one_item_trades_places_with_two() -> None:
+    """Both stages are full and no two items of equal size would gain by an exchange: only one for two leads on."""
+    gain = np.zeros((6, 6))
+    for i, j, value in ((0, 5, 10), (1, 2, 5), (3, 4, 5), (1, 3, 1)):
+        gain[i, j] = gain[j, i] = value
+    sizes = np.array([2.0, 1.0, 2.0, 1.0, 1.0, 3.0])
+    core = make_core(make_problem(gain, sizes=sizes, budget=5.0, stages=2))
+    start, packed = np.array([0, 0, 0, 1, 1, 1]), pack(core)
+    assert packed.lead == 0
+    best, _, value = run_kernel(packed, start, Leg(1e-3, 1e-4, 1e4), 0, np.zeros(1, dtype=np.int64))
+    assert value == 21.0 * packed.shrink * core.scale
+    assert core.unscale(core.value(best)) == 21.0
+    alike = pack(make_core(make_problem(gain, sizes=np.ones(6), budget=3.0)))
+    assert alike.lead == -1
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(2, 25), st.integers(0, 10**6))
 def test_polish_stays_feasible_and_leaves_no_better_move_or_swap(k, seed):
