@@ -141,11 +141,11 @@ def _distribute(grads: Tensor, plan: GroupPlan, like: Sequence[Tensor]) -> list[
 
 
 @functools.lru_cache(maxsize=8)
-def _mask(sizes: tuple[int, ...], rank: int, common: int, dtype: torch.dtype) -> Tensor:
+def _mask(sizes: tuple[int, ...], rank: int, common: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(rows, groups·rank + common): 1 where a row meets its own group's factors or the common ones, else 0."""
     groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     own = groups[:, None] == torch.arange(len(sizes)).repeat_interleave(rank)
-    return torch.cat([own, own.new_ones(own.shape[0], common)], 1).to(dtype)
+    return torch.cat([own, own.new_ones(own.shape[0], common)], 1).to(device, dtype)
 
 
 class _Beside(torch.autograd.Function):
@@ -209,7 +209,7 @@ def _line_up(factors: Sequence[Tensor], frozen: Tensor | None, plan: GroupPlan, 
 
 def _mask_of(tensors: Sequence[Tensor], a: Tensor, plan: GroupPlan) -> Tensor:
     rank, groups = tensors[-1].shape[0], len(plan.sizes)
-    return _mask(plan.sizes, rank, a.shape[0] - groups * rank, a.dtype)
+    return _mask(plan.sizes, rank, a.shape[0] - groups * rank, a.dtype, a.device)
 
 
 def _hand_out(grads: Tensor, plan: GroupPlan, like: Sequence[Tensor]) -> list[Tensor]:

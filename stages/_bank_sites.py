@@ -222,7 +222,7 @@ class Site:
         beside = (
             len(present) > 1
             and x.dtype == torch.bfloat16
-            and x.device.type == "cpu"
+            and x.device.type in ("cpu", "meta")  # memory is estimated on the meta device
             and not torch.compiler.is_compiling()
             and any(size != sizes[0] for size in sizes)
             and len(present) * self.spec.rank <= max(self.in_features, _BESIDE)
