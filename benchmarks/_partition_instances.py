@@ -44,21 +44,42 @@ def read_triangle(path: Path) -> np.ndarray:
     return gain + gain.T
 
 
+def least_of_modularity(gain: np.ndarray, printed: str) -> float:
+    """The least sum of weights w_ij = 2m a_ij − d_i d_j whose modularity rounds to the printed value.
+
+    A row sums to d_i², since a_ii = 0; modularity is (2 Σ w − Σ d²) / (2m)².
+    """
+    degrees = np.sqrt(gain.sum(axis=1))
+    half = 0.5 * 10.0 ** -len(printed.split(".")[1])
+    return float(np.ceil(((float(printed) - half) * degrees.sum() ** 2 + (degrees**2).sum()) / 2))
+
+
 def public(folder: Path) -> list[Instance]:
-    """Every instance of best_known.csv; modularity values turned into sums of weights."""
+    """Every instance of best_known.csv, without its suffix; modularity values turned into sums of weights."""
     out = []
     with (folder / "best_known.csv").open() as stream:
         for row in csv.DictReader(stream):
             path = folder / row["instance"]
             if row["instance"].startswith("ccp/"):
                 gain, arguments = read_ccp(path)
-                out.append(Instance(row["instance"], gain, arguments, float(row["best_known"]), False))
+                out.append(
+                    Instance(row["instance"].removesuffix(".txt"), gain, arguments, float(row["best_known"]), False)
+                )
                 continue
             gain = read_triangle(path)
             if row["best_known"].startswith("modularity"):
-                out.append(Instance(row["instance"], gain, {}, None, True))
+                best = least_of_modularity(gain, row["best_known"].split()[1])
+                out.append(Instance(row["instance"].removesuffix(".txt"), gain, {}, best, True))
             else:
-                out.append(Instance(row["instance"], gain, {}, float(row["best_known"]), row["status"] == "proven"))
+                out.append(
+                    Instance(
+                        row["instance"].removesuffix(".txt"),
+                        gain,
+                        {},
+                        float(row["best_known"]),
+                        row["status"] == "proven",
+                    )
+                )
     return out
 
 

@@ -1,207 +1,220 @@
 """Partition benchmarks: public instances beside every peer, proof rates, primal quality, a thousand domains.
 
-    python benchmarks/bench_partition.py public --data ../shared/data/partition --seconds 60
-    python benchmarks/bench_partition.py planning --sizes 60 100 --runs 10
-    python benchmarks/bench_partition.py random --sizes 28 40 --runs 10
-    python benchmarks/bench_partition.py primal --sizes 40 60 80 --runs 20
-    python benchmarks/bench_partition.py large --sizes 1000
+    python benchmarks/bench_partition.py peers
+    python benchmarks/bench_partition.py heuristic                    (public instances, the answer at 1, 10, 60 s)
+    python benchmarks/bench_partition.py auto --seconds 60            (public instances, answer and certificate)
+    python benchmarks/bench_partition.py planning --sizes 60 --runs 10 --seconds 20
+    python benchmarks/bench_partition.py random --sizes 40 --runs 10 --seconds 30
+    python benchmarks/bench_partition.py primal --sizes 40 60 80 --runs 12 --tries 3
+    python benchmarks/bench_partition.py large --sizes 1000 --seconds 50
     python benchmarks/bench_partition.py family --family ranreal --sizes 240 --runs 3 --seconds 10
+    python benchmarks/bench_partition.py page                         (the tables of docs/partition.md)
 
-`public --method heuristic` measures the answer alone, `family` compares short with long runs on generated instances.
-Each prints a table and appends a JSON record to benchmarks/records/partition.jsonl.
+Every run appends a line to benchmarks/records/partition_runs.jsonl and is not made twice (`--again` makes it anew), so a
+study may be cut into pieces: `--stop-after 200` begins no run after that many seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import resource
-import time
-from importlib.metadata import version
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _partition_families import make
 from _partition_instances import Instance, planning, public, random_weights
+from _partition_records import Book
 from kinfold.errors import KinfoldError
-from kinfold.partition import solve
+from kinfold.partition import Solution, solve
 from kinfold.partition.settings import PEERS
 
+# A heuristic run ends where the proven optimum is reached; so these limits are tried in turn.
+_LADDER = (2.0, 60.0)
 
-def at(trace: tuple[tuple[float, float, float], ...], seconds: float) -> float:
+
+def at(trace: tuple[tuple[float, float, float], ...], seconds: float) -> float | None:
     """The incumbent after so many seconds."""
     known = [value for when, value, _ in trace if when <= seconds]
-    return known[-1] if known else float("-inf")
+    return known[-1] if known and np.isfinite(known[-1]) else None
 
 
-def percent(value: float, best: float) -> str:
-    """How far below the best known value, in per cent of it."""
-    return f"{100 * (best - value) / abs(best):.3f}" if np.isfinite(value) else "-"
+def reached(value: float, best: float) -> bool:
+    """Whether an objective is the best one, up to the rounding of its sum."""
+    return value >= best - 1e-9 * abs(best)
 
 
-def bench_public(instances: list[Instance], seconds: float, workers: int, method: str) -> list[dict[str, Any]]:
-    """One run an instance; the incumbent at 1 s, 10 s and the end, the certificate, and every peer."""
-    head = ["instance", "best known", "1 s", "10 s", "end", "bound gap %", "seconds", "status", *PEERS]
-    print(" | ".join(head))
-    rows = []
+def outcome(answer: Solution) -> dict[str, Any]:
+    """What every study keeps of an answer."""
+    return {
+        "objective": answer.objective,
+        "gap": answer.gap if np.isfinite(answer.gap) else None,
+        "certificate": answer.certificate,
+        "status": answer.status,
+        "seconds": answer.seconds,
+        "at_1s": at(answer.trace, 1.0),
+        "at_10s": at(answer.trace, 10.0),
+    }
+
+
+def bench_peers(book: Book, instances: list[Instance]) -> None:
+    """The best values known, and what every built-in peer reaches on the public instances."""
     for one in instances:
-        answer = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers, seed=1, method=method)
-        best = one.best_known if one.best_known is not None else answer.objective
-        peers: dict[str, float | None] = {}
+        book.run("best known", {"case": one.name}, lambda o=one: {"best_known": o.best_known, "proven": o.proven})
         for name in PEERS:
-            try:
-                peers[name] = solve(one.gain, **one.arguments, method=name).objective
-            except KinfoldError:
-                peers[name] = None
-        row = {
-            "instance": one.name,
-            "method": method,
-            "best_known": best,
-            "at_1s": at(answer.trace, 1.0),
-            "at_10s": at(answer.trace, 10.0),
-            "objective": answer.objective,
-            "gap": answer.gap,
-            "seconds": answer.seconds,
-            "status": answer.status,
-            "peers": peers,
-        }
-        rows.append(row)
-        cells = [
-            one.name,
-            f"{best:g}",
-            percent(row["at_1s"], best),
-            percent(row["at_10s"], best),
-            percent(answer.objective, best),
-            f"{100 * answer.gap:.2f}",
-            f"{answer.seconds:.1f}",
-            answer.status,
-            *("-" if v is None else percent(v, best) for v in peers.values()),
-        ]
-        print(" | ".join(cells), flush=True)
-    return rows
+            result = book.run("peers", {"case": one.name, "method": name}, lambda o=one, n=name: _peer(o, n))
+            print(one.name, name, result, flush=True)
 
 
-def bench_proofs(make: Any, sizes: list[int], runs: int, seconds: float, workers: int) -> list[dict[str, Any]]:
-    """Proof rate and median time of `runs` generated instances a size."""
-    rows = []
-    print("k | proved | median s | max s | worst gap %")
+def _peer(one: Instance, name: str) -> dict[str, Any]:
+    try:
+        answer = solve(one.gain, **one.arguments, method=name)
+    except KinfoldError as fault:
+        return {"objective": None, "fault": str(fault)}
+    return {"objective": answer.objective, "seconds": answer.seconds, "method": answer.method}
+
+
+def bench_heuristic(book: Book, instances: list[Instance], workers: int) -> None:
+    """The answer alone; a run ends early (after two seconds) where it is a proven optimum."""
+    for one in instances:
+        for limit in _LADDER:
+            config = {"case": one.name, "seconds": limit, "workers": workers, "seed": 1}
+            result = book.run("heuristic", config, lambda o=one, s=limit: _solved(o, s, workers, "heuristic"))
+            print(one.name, one.best_known, result, flush=True)
+            if result is None or (one.proven and one.best_known and reached(result["objective"], one.best_known)):
+                break
+
+
+def bench_auto(book: Book, instances: list[Instance], seconds: float, workers: int) -> None:
+    """Answer and certificate of the default method."""
+    for one in instances:
+        config = {"case": one.name, "seconds": seconds, "workers": workers, "seed": 1}
+        result = book.run("auto", config, lambda o=one: _solved(o, seconds, workers, "auto"))
+        print(one.name, one.best_known, result, flush=True)
+
+
+def _solved(one: Instance, seconds: float, workers: int, method: str) -> dict[str, Any]:
+    return outcome(solve(one.gain, **one.arguments, time_limit=seconds, workers=workers, seed=1, method=method))
+
+
+def bench_proofs(
+    book: Book, study: str, make_one: Callable[..., Instance], sizes: list[int], runs: int, seconds: float, workers: int
+) -> None:
+    """Proof and time of `runs` generated instances a size."""
     for k in sizes:
-        times, gaps, proved = [], [], 0
         for run in range(runs):
-            one = make(k, run)
-            answer = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers)
-            times.append(answer.seconds)
-            gaps.append(answer.gap)
-            proved += answer.status == "optimal"
-        row = {"k": k, "runs": runs, "proved": proved, "seconds": times, "gaps": gaps}
-        rows.append(row)
-        print(f"{k} | {proved}/{runs} | {np.median(times):.1f} | {max(times):.1f} | {100 * max(gaps):.2f}", flush=True)
-    return rows
+            config = {"k": k, "instance": run, "seconds": seconds, "workers": workers}
+            one = make_one(k, run)
+            print(k, run, book.run(study, config, lambda o=one: _solved(o, seconds, workers, "auto")), flush=True)
 
 
-def bench_primal(sizes: list[int], runs: int, workers: int) -> list[dict[str, Any]]:
+def bench_primal(book: Book, sizes: list[int], runs: int, tries: int, workers: int) -> None:
     """How often one second of the heuristic alone finds the optimum that the exact methods prove."""
-    rows = []
-    print("k | proved instances | optimum within 1 s")
-    for k in sizes:
-        hits = total = 0
-        for run in range(runs):
+    for run in range(runs):
+        for k in sizes:
             one = planning(k, 1000 + run)
-            proof = solve(one.gain, **one.arguments, time_limit=60, workers=workers)
-            if proof.status != "optimal":
-                continue
-            total += 1
-            quick = solve(one.gain, **one.arguments, time_limit=1, method="heuristic", workers=workers, seed=run)
-            hits += quick.objective >= proof.objective - 1e-9 * abs(proof.objective)
-        rows.append({"k": k, "instances": total, "hits": hits})
-        print(f"{k} | {total} | {hits}", flush=True)
-    return rows
+            for seed in range(tries):
+                config = {"k": k, "instance": run, "seed": seed, "workers": workers}
+                proof = book.run(
+                    "primal proof",
+                    {"k": k, "instance": run, "seconds": 60.0, "workers": workers},
+                    lambda o=one: _solved(o, 60.0, workers, "auto"),
+                )
+                if proof is None or proof["status"] != "optimal":
+                    break
+                quick = book.run("primal", config, lambda o=one, s=seed: _quick(o, s, workers))
+                if quick is not None:
+                    print(k, run, seed, "found" if reached(quick["objective"], proof["objective"]) else "MISSED")
+                    sys.stdout.flush()
 
 
-def bench_family(family: str, sizes: list[int], runs: int, seconds: float, workers: int) -> list[dict[str, Any]]:
-    """Per cent below the best of one long run (three times `seconds`) after 1 s and at the end, other seeds each."""
-    rows = []
-    print("instance | best | 1 s | end")
+def _quick(one: Instance, seed: int, workers: int) -> dict[str, Any]:
+    answer = solve(one.gain, **one.arguments, time_limit=1.0, method="heuristic", workers=workers, seed=seed)
+    return {"objective": answer.objective, "seconds": answer.seconds}
+
+
+def bench_family(book: Book, family: str, sizes: list[int], runs: int, seconds: float, workers: int) -> None:
+    """The answer after 1 s and at the end, and that of one run three times as long, on generated instances."""
     for n in sizes:
         for run in range(runs):
             one = make(family, n, run)
-            long = solve(one.gain, **one.arguments, time_limit=3 * seconds, workers=workers, method="heuristic", seed=9)
-            short = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers, method="heuristic", seed=1)
-            best = max(long.objective, short.objective)
-            row = {"instance": one.name, "best": best, "at_1s": at(short.trace, 1.0), "objective": short.objective}
-            rows.append(row)
-            print(
-                f"{one.name} | {best:g} | {percent(row['at_1s'], best)} | {percent(short.objective, best)}", flush=True
-            )
-    return rows
+            for limit, seed in ((seconds, 1), (3 * seconds, 9)):
+                config = {"family": family, "n": n, "instance": run, "seconds": limit, "workers": workers, "seed": seed}
+                work = lambda o=one, s=limit, r=seed: outcome(  # noqa: E731
+                    solve(o.gain, **o.arguments, time_limit=s, workers=workers, seed=r, method="heuristic")
+                )
+                print(one.name, limit, book.run("family", config, work), flush=True)
 
 
-def bench_large(sizes: list[int], seconds: float, workers: int) -> list[dict[str, Any]]:
-    """Seconds, peak memory and the lead over the best peer."""
-    rows = []
-    print("k | objective | best cheap peer | seconds | peak MB | certificate")
+def bench_large(book: Book, sizes: list[int], seconds: float, workers: int) -> None:
+    """Objective, seconds and peak memory, and the better linkage."""
     for k in sizes:
-        one = planning(k, 0, group=12)
-        answer = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers)
-        peers = {n: solve(one.gain, **one.arguments, method=n).objective for n in ("single_linkage", "average_linkage")}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        rows.append({"k": k, "objective": answer.objective, "peers": peers, "seconds": answer.seconds, "peak_mb": peak})
-        print(
-            f"{k} | {answer.objective:.3f} | {max(peers.values()):.3f} | {answer.seconds:.1f} | {peak:.0f} | "
-            f"{answer.certificate}",
-            flush=True,
-        )
-    return rows
+        config = {"k": k, "seconds": seconds, "workers": workers}
+        print(k, book.run("large", config, lambda k=k: _large(k, seconds, workers)), flush=True)
+
+
+def _large(k: int, seconds: float, workers: int) -> dict[str, Any]:
+    one = planning(k, 0, group=12)
+    answer = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers)
+    # Before the peers run: the peak is the planner's and the instance's.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peers = {n: solve(one.gain, **one.arguments, method=n).objective for n in ("single_linkage", "average_linkage")}
+    return {**outcome(answer), "peak_mb": peak, "peers": peers}
 
 
 def main() -> None:
-    """Run one benchmark and record it."""
+    """Make one study, or the page from what is recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["public", "planning", "random", "primal", "large", "family"])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/partition"))
+    parser.add_argument(
+        "which",
+        choices=["peers", "heuristic", "auto", "planning", "random", "primal", "large", "family", "page"],
+    )
+    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data/partition")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of instances' names")
-    parser.add_argument("--method", default="auto", help="of solve, for public")
-    parser.add_argument("--family", default="rand", help="of the generated instances (_partition_families.py)")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument(
+        "--proven", choices=["yes", "no"], help="public instances of proven optimum only, or the others"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[60])
-    parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--tries", type=int, default=1, help="primal: seeds of the heuristic an instance")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--family", default="ranreal")
+    parser.add_argument("--again", action="store_true", help="make known runs anew")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), help="begin no run after so many seconds")
     given = parser.parse_args()
-    begin, cpu = time.time(), time.process_time()
-    # Load the compiled kernels first: they are compiled once a machine, not once a solve.
-    warm = planning(20, 0)
-    solve(warm.gain, **warm.arguments, time_limit=5)
-    if given.which == "public":
-        chosen = [one for one in public(given.data) if any(part in one.name for part in given.only)]
-        rows = bench_public(chosen, given.seconds, given.workers, given.method)
-    elif given.which == "planning":
-        rows = bench_proofs(planning, given.sizes, given.runs, given.seconds, given.workers)
-    elif given.which == "random":
-        rows = bench_proofs(random_weights, given.sizes, given.runs, given.seconds, given.workers)
+    if given.which == "page":
+        from _partition_page import write
+
+        print(write())
+        return
+    book = Book(again=given.again, stop_after=given.stop_after)
+    if given.which in ("peers", "heuristic", "auto"):
+        instances = [
+            one
+            for one in public(given.data)
+            if any(part in one.name for part in given.only)
+            and (given.proven is None or one.proven == (given.proven == "yes"))
+        ]
+        if given.which == "peers":
+            bench_peers(book, instances)
+        elif given.which == "heuristic":
+            bench_heuristic(book, instances, given.workers)
+        else:
+            bench_auto(book, instances, given.seconds, given.workers)
     elif given.which == "primal":
-        rows = bench_primal(given.sizes, given.runs, given.workers)
+        bench_primal(book, given.sizes, given.runs, given.tries, given.workers)
+    elif given.which == "large":
+        bench_large(book, given.sizes, given.seconds, given.workers)
     elif given.which == "family":
-        rows = bench_family(given.family, given.sizes, given.runs, given.seconds, given.workers)
+        bench_family(book, given.family, given.sizes, given.runs, given.seconds, given.workers)
     else:
-        rows = bench_large(given.sizes, given.seconds, given.workers)
-    record = {
-        "benchmark": f"partition {given.which}",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": {name: version(name) for name in ("numpy", "numba", "ortools", "scipy")},
-        "workers": given.workers,
-        "seconds_limit": given.seconds,
-        "wall": time.time() - begin,
-        "cpu": time.process_time() - cpu,
-        "rows": rows,
-    }
-    target = Path(__file__).with_name("records") / "partition.jsonl"
-    target.parent.mkdir(exist_ok=True)
-    with target.open("a") as stream:
-        stream.write(json.dumps(record, default=float) + "\n")
+        generator = planning if given.which == "planning" else random_weights
+        bench_proofs(book, given.which, generator, given.sizes, given.runs, given.seconds, given.workers)
+    if book.left_out:
+        print(f"{book.left_out} run(s) left out: the time was up; the same command goes on with them.")
 
 
 if __name__ == "__main__":
