@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ._seal import seal_of
 from ._solve import solve_problem
 from .confidence import bootstrap_confidence, phase_diagram, trivial_kind
-from .expectation import expectation, label_warning
+from .expectation import expectation, keep_apart, label_warning
 from .explain import explain_assignment
 from .fewest import in_fewest
 from .order import best_order, order_score, stage_matrices
@@ -66,6 +66,8 @@ def make_plan(
     begin = time.monotonic()
     parts = scaled(relations, settings)
     problem, sizes = build_problem(relations, settings, parts)
+    if settings.stages == "fewest":
+        problem = keep_apart(problem, relations)
     solution = solve_problem(
         problem,
         time_limit=settings.time_limit,
@@ -375,7 +377,9 @@ def _warnings(
     expected = expectation(labels, relations, settings)
     said = (label_warning(labels, relations), None if expected is None else expected.warning)
     out += [line for line in said if line is not None]
-    if solution.status != "optimal":
+    if solution.method.startswith("extension"):
+        out.append("Old stages were kept as they are, so nothing is proved of this plan among all; plan anew for that.")
+    elif solution.status != "optimal":
         out.append(
             f"The plan is not proved optimal ({solution.certificate}); raise time_limit for a better certificate."
         )

@@ -154,7 +154,7 @@ def test_the_python_api_on_the_same_files(flow: Path, toy_corpora: Path) -> None
     assert kinfold.report(flow / "run").name == "report.html"
 
 
-def test_an_edited_plan_loses_its_proof(flow: Path, tmp_path: Path) -> None:
+def test_an_edited_plan_loses_its_proof(flow: Path, tmp_path: Path, toy_corpora: Path) -> None:
     values = json.loads((flow / "plan.json").read_text(encoding="utf-8"))
     proved = given_plan(flow / "plan.json")
     assert proved.certificate == "proved optimal"
@@ -172,6 +172,10 @@ def test_an_edited_plan_loses_its_proof(flow: Path, tmp_path: Path) -> None:
     checked = answer("validate", "--plan", str(edited))
     assert checked["plan"]["edited"]
     assert not answer("validate", "--plan", str(flow / "plan.json"))["plan"]["edited"]
+    # The toy corpora hold general text, too, which no plan speaks of.
+    beside = answer("validate", str(toy_corpora), "--plan", str(flow / "plan.json"))
+    assert any(domain["role"] == "general" for domain in beside["corpora"]["domains"])
+    assert len(beside["plan"]["stages"]) == len(json.loads((flow / "plan.json").read_text())["stages"])
 
 
 def test_the_python_api_refuses_politely(flow: Path, tmp_path: Path) -> None:

@@ -285,6 +285,9 @@ def test_diff_and_extend(relations_of):
     touched = {grown.plan.stage_of(name) for name in grown.added}
     assert set(grown.retrain) == touched
     assert all(line.startswith("+") for line in grown.lines()[: len(grown.added)])
+    assert any(line.startswith("Old stages were kept") for line in grown.plan.warnings)
+    assert not any("time_limit" in line for line in grown.plan.warnings)
+    assert extend_plan(small, relations.subset(relations.domains[:-2])).plan == small
     difference = diff_plans(small, grown.plan)
     assert difference.added == grown.added
     assert difference.moved == {}
