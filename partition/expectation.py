@@ -7,20 +7,22 @@ deviations from their mean, the measurements give no reason to prefer its groups
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._seeding import generator
+from .fewest import fewest_stages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..metrics.relations import Relations
+    from .problem import Problem
     from .settings import PlanSettings
 
-__all__ = ["Expectation", "expectation", "label_warning", "lead"]
+__all__ = ["Expectation", "contradicting", "expectation", "keep_apart", "label_warning", "lead"]
 
 # Class-mean cosines of domains with one label convention lay above +0.3 on real reviews, those of opposite conventions
 # below -0.3 (docs/results.md); unrelated tasks lie about 0.
@@ -129,12 +131,35 @@ def expectation(
     return Expectation(own, reachable, float(np.mean(found)), float(np.std(found, ddof=1)), len(found))
 
 
+def contradicting(relations: Relations) -> list[tuple[int, int]]:
+    """Pairs of domains in which the same labels mean opposite things, where that is measured and agrees with itself."""
+    name = "class_mean_cosine"
+    if name not in relations.names or not relations.agreement.get(name, {}).get("usable", False):
+        return []
+    cosine = np.asarray(relations.matrix(name), dtype=np.float64)
+    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(cosine < _OPPOSITE, 1))]
+
+
+def keep_apart(problem: Problem, relations: Relations) -> Problem:
+    """The problem in the fewest stages that also keep domains of contradicting labels apart.
+
+    One stage for all was beaten where labels contradict, and there alone (docs/results.md). Where must-links or budgets
+    leave no such partition the problem stays as it is, and the plan warns of the pairs that share a stage.
+    """
+    pairs = contradicting(relations)
+    if not pairs:
+        return problem
+    apart = replace(problem, stages=(problem.stages[0], problem.k), cannot_link=(*problem.cannot_link, *pairs))
+    count = fewest_stages(apart)
+    return problem if count is None else replace(apart, stages=(count, count))
+
+
 def label_warning(labels: NDArray[np.int64], relations: Relations) -> str | None:
     """What the labels say of the plan, where `class_mean_cosine` was measured and its two halves agree.
 
     Either the domains that share a stage though the same labels mean opposite things in them, which no measure of the
-    text sees; or that labels agree in every pair, under which condition groups made no difference in training. None
-    where neither is so: contradicting domains that the plan keeps apart are what a plan is for.
+    text sees; or that they are kept apart; or that labels agree in every pair, under which condition groups made no
+    difference in training.
     """
     name = "class_mean_cosine"
     known = name in relations.names and bool(relations.agreement.get(name, {}).get("usable", False))
@@ -150,8 +175,14 @@ def label_warning(labels: NDArray[np.int64], relations: Relations) -> str | None
         )
     inside = np.flatnonzero((labels[rows] == labels[columns]) & (values < _OPPOSITE))
     if not len(inside):
-        return None
-    worst = inside[values[inside].argmin()]
+        worst = int(values.argmin())
+        first, second = relations.domains[rows[worst]], relations.domains[columns[worst]]
+        return (
+            f"Labels contradict in {int((values < _OPPOSITE).sum())} pair(s), most of all {first} and {second} "
+            f"(class-mean cosine {values[worst]:.2f}); none shares a stage. Serve each domain from its own stage's "
+            "backbone: on the last one the gain was lost (docs/results.md)."
+        )
+    worst = int(inside[values[inside].argmin()])
     first, second = relations.domains[rows[worst]], relations.domains[columns[worst]]
     return (
         f"Labels contradict in {len(inside)} pair(s) that share a stage, most of all {first} and {second} "

@@ -111,7 +111,9 @@ def test_contradicting_labels_in_one_stage_are_named(relations) -> None:
     assert "d00 and d03 (class-mean cosine -0.90)" in said
     assert f"{(k // 2) * (k - k // 2)} pair(s)" in said
     # Apart by convention, unknown, or not to be trusted: nothing to say.
-    assert label_warning((side < 0).astype(np.int64), known) is None
+    apart = label_warning((side < 0).astype(np.int64), known) or ""
+    assert "none shares a stage" in apart
+    assert "own stage's backbone" in apart
     assert label_warning(together, relations) is None
     alike = replace(known, matrices={**known.matrices, "class_mean_cosine": np.abs(cosine)})
     assert "Labels agree between all domains (least class-mean cosine 0.60)" in (label_warning(together, alike) or "")
@@ -160,3 +162,28 @@ def test_the_planner_warns_where_it_expects_no_difference_and_only_there(relatio
     blurred = [make_plan(_only_noise(relations_of(k=12), seed), settings=PLAIN) for seed in range(6)]
     warned = [any("any grouping within budget will do" in line for line in plan.warnings) for plan in blurred]
     assert sum(warned) >= 4
+
+
+def test_contradicting_labels_are_kept_apart_by_default(relations) -> None:
+    k = len(relations.domains)
+    side = np.where(np.arange(k) % 2 == 0, 1.0, -1.0)
+    agreement = {"class_mean_cosine": {"split_half": 0.9, "usable": True, "why": ""}}
+    matrices = {**relations.matrices, "class_mean_cosine": 0.6 * np.outer(side, side)}
+    known = replace(relations, matrices=matrices, agreement=agreement)
+    quick = PlanSettings(bootstrap=0, phase=0, compare=False, workers=1, time_limit=5)
+    plan = make_plan(known, settings=quick)
+    assert {frozenset(stage) for stage in plan.stages} == {
+        frozenset(known.domains[i] for i in np.flatnonzero(side == sign)) for sign in (1.0, -1.0)
+    }
+    assert plan.verify() == ()
+    assert any("none shares a stage" in line for line in plan.warnings)
+    # Not measured, or halves that do not agree: nothing is known, and one stage it is.
+    assert len(make_plan(relations, settings=quick).stages) == 1
+    unsure = {"class_mean_cosine": {"split_half": 0.1, "usable": False, "why": "noise"}}
+    assert len(make_plan(replace(known, agreement=unsure), settings=quick).stages) == 1
+    # What the user links stays linked, and is warned about.
+    linked = make_plan(known, settings=replace(quick, must_link=(known.domains[:2],)))
+    assert len(linked.stages) == 1
+    assert any("Labels contradict in" in line and "share a stage" in line for line in linked.warnings)
+    # Whoever names a number, or leaves it free, gets it.
+    assert len(make_plan(known, settings=replace(quick, stages=1)).stages) == 1
