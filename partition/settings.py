@@ -119,6 +119,17 @@ class PlanSettings:
         if faults:
             raise ConfigError(" ".join(faults))
 
+    def _stage_faults(self) -> list[str]:
+        given: Any = self.stages
+        if given in ("fewest", "free"):
+            return []
+        pair = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+        if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
+            return [f"plan.stages: {given!r} must be fewest, free, a whole number or a (min, max) pair."]
+        if not 1 <= pair[0] <= pair[1]:
+            return [f"plan.stages: {given!r} must satisfy 1 <= min <= max."]
+        return []
+
     def _faults(self) -> list[str]:
         faults: list[str] = []
         for name in ("discrepancy", "synergy"):
@@ -164,14 +175,7 @@ class PlanSettings:
             numbers = list(value.values()) if isinstance(value, Mapping) else [value]
             if not all(_number(number) and number >= 0 for number in numbers):
                 faults.append(f"plan.sizes.{key}: every size must be a finite number of 0 or more.")
-        if self.stages not in ("fewest", "free", None):
-            pair = (self.stages,) * 2 if isinstance(self.stages, (int, str)) else tuple(self.stages or ())
-            if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
-                faults.append(
-                    f"plan.stages: {self.stages!r} must be fewest, free, a whole number or a (min, max) pair."
-                )
-            elif not 1 <= pair[0] <= pair[1]:
-                faults.append(f"plan.stages: {self.stages!r} must satisfy 1 <= min <= max.")
+        faults += self._stage_faults()
         for name in ("must_link", "cannot_link"):
             faults += [
                 f"plan.{name}: {group!r} must name two or more different domains."
