@@ -52,7 +52,17 @@ def outcome_view(evaluation: Mapping[str, Any] | None, frame: Frame) -> dict[str
         "general": _general(evaluation),
         "alignment": _alignment(evaluation, frame),
         "h_score": _pair(evaluation.get("h_score")),
+        "serving": _serving(rows),
     }
+
+
+def _serving(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Which domains scored better behind their own stage than behind the last: what `kinfold export` goes by."""
+    both = [row for row in rows if row["snapshot"] is not None and row["final"] is not None]
+    if not both:
+        return None
+    own = sorted(row["name"] for row in both if row["snapshot"] < row["final"])
+    return {"own": own, "last": len(both) - len(own), "domains": len(both)}
 
 
 def _row(name: str, evaluation: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
