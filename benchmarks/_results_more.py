@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any
 
-from _common import RECORDS
 from _results import STORE
 from _results_data import (
     cell_values,
     comparison_leads,
-    correlations,
     enough,
     groups_mixed,
-    lambda_scan,
     policy_lead,
     records,
     serving_lead,
     stored,
-    truth_of,
 )
+from _results_foretelling import measure_default
 from _results_pages import schedule_lead
 from _results_partitions import objective_default
-from _results_words import CELLS, SETS, interval, listed, lost, number, table, than, won
+from _results_words import CELLS, SETS, interval, listed, lost, table, than, won
 
-LAMBDAS = (0.0, 0.5, 1.0, 2.0, 5.0)
-# Seeds that agree less than this measure mostly noise (as for the affinity measures, `measure.agreement`).
-_AGREEING = 0.5
 POLICIES = ("plan by labels", "plan by text", "random", "worst by labels", "joint")
 
 
@@ -79,84 +71,6 @@ def when_page() -> str:
     return "\n\n".join(["## When does a plan matter?", text_head, table(head, rows), "\n".join(said)])
 
 
-def _validated(name: str) -> list[str]:
-    """Where the study itself has no record: the newest of the metrics' own validation benchmark."""
-    path = RECORDS / f"metrics_validation_{name}.json"
-    if not path.exists():
-        return []
-    newest = json.loads(path.read_text())[-1]
-    config, results = newest["config"], newest["results"]
-    agreed = "one seed" if results["reliability"] is None else f"seeds agree at ρ = {results['reliability']:.2f}"
-    return [
-        f"**{name.capitalize()}**, from `benchmarks/bench_metrics_validation.py {name}` ({config['kind']}, embedder "
-        f"{config['embedder'].rsplit('/', 1)[-1]}, {config['steps']} steps, {config['documents']} texts a domain, "
-        f"{agreed}; commit {newest.get('commit', 'not noted')}):",
-        table(
-            ["measure", "Spearman ρ", "95 % over domains", "p", "split-half agreement"],
-            [
-                [row[0], f"{row[1]:+.2f}", row[2], f"{row[3]:.4f}" if len(row) > 5 else "–", _or_dash(row[-1])]
-                for row in results["rows"]
-            ],
-        ),
-    ]
-
-
-def _ceiling(agreement: float) -> str:
-    """What a perfect measure correlates with the mean of two noisy runs, by Spearman and Brown."""
-    return "nothing" if agreement <= 0 else f"{math.sqrt(2 * agreement / (1 + agreement)):.2f}"
-
-
-def _or_dash(value: object) -> str:
-    return number(value, 2) if isinstance(value, float) else "–"
-
-
-def transfer_page() -> str:
-    """What predicts transfer."""
-    parts: list[str] = []
-    for name in ("reviews", "prose"):
-        value = stored(f"transfer-{name}", "transfer")
-        if value is None:
-            parts += _validated(name)
-            continue
-        found, settings = correlations(value), value["settings"]
-        best, sure = found[0], [one for one in found if one.low > 0]
-        sentences = [
-            f"Two seeds of the trainings, on other texts each, agree at ρ = {truth_of(value)[1]:.2f} over pairs, so "
-            f"that a perfect foreteller would reach about {_ceiling(truth_of(value)[1])}. {len(sure)} of "
-            f"{len(found)} measures foretell transfer with an interval above 0; the best is "
-            f"{best.name} (ρ = {best.rho:.2f})."
-        ]
-        sentences += [
-            f"{one.name[0].upper()}{one.name[1:]}: ρ = {one.rho:.2f} (p = {one.p:.3f})."
-            for one in found
-            if one.name.startswith("gradient")
-        ]
-        parts += [
-            f"**{name.capitalize()}**: {value['model']}; {value['unit']}; {settings['probe_steps']} steps on at most "
-            f"{settings['probe_documents']} texts of one domain, tested on all {len(value['domains'])}.",
-            " ".join(sentences),
-            table(
-                ["measure", "Spearman ρ", "95 % over domains", "Mantel p", "split-half agreement"],
-                [
-                    [c.name, f"{c.rho:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", f"{c.p:.4f}", number(c.agreement, 2)]
-                    for c in found
-                ],
-            ),
-            "The same ρ for λ · synergy − js, both from the text alone:",
-            table(
-                ["scale", *(f"λ = {lam:g}" for lam in LAMBDAS)],
-                [[scale, *(f"{rho:+.2f}" for rho in rhos)] for scale, rhos in lambda_scan(value, LAMBDAS).items()],
-            ),
-        ]
-        if truth_of(value)[1] < _AGREEING:
-            parts.append("Trainings that hardly agree with one another cannot tell measures apart; so beside them:")
-            parts += _validated(name)
-    if not parts:
-        return ""
-    head = "Row i of the matrix: trained on domain i alone, tested on every domain; row and column means taken out."
-    return "\n\n".join(["## What predicts transfer?", head, *parts])
-
-
 def _stages_default(leads: dict[str, Any]) -> str:
     text = f"**Stages or one stage.** The plan's lead over one stage for all: {listed(leads)}. "
     if lost(leads) and not won(leads):
@@ -174,14 +88,22 @@ def _stages_default(leads: dict[str, Any]) -> str:
 
 def _conflict_over_joint() -> str:
     """Where more stages did pay."""
-    cell = stored("when", "conflict-staged")
-    if not enough(cell):
+    said, sure = [], False
+    for name in ("conflict-staged", "conflict-default"):
+        cell = stored("when", name)
+        if enough(cell):
+            last, own = (policy_lead(cell, "plan by labels", "joint", serving) for serving in ("final", "snapshot"))
+            said.append(f"{name} {interval(last)} on the last backbone, {interval(own)} on each domain's own")
+            sure = sure or own.low > 0
+    if not said:
         return ""
-    last, own = (policy_lead(cell, "plan by labels", "joint", serving) for serving in ("final", "snapshot"))
-    return (
-        f" With contradicting labels two stages planned by labels are {than(last, 'one stage')} on the last backbone "
-        f"and {than(own, 'one stage')} on each domain's own: there set `plan.stages` and plan by `class_mean_cosine`."
-    )
+    text = f" Where labels contradict, two stages planned by labels lead one stage by: {'; '.join(said)}."
+    if sure:
+        text += (
+            " So where `class_mean_cosine` was measured and agrees with itself, domains whose labels contradict are "
+            "kept apart by default, in as few stages as that takes, and the plan says to serve each from its own backbone."
+        )
+    return text
 
 
 def _serving_default(leads: dict[str, Any]) -> str:
@@ -221,39 +143,6 @@ def _shared_default(leads: dict[str, Any]) -> str:
     return text + "Sharing won nowhere beyond doubt; it stays on because it costs less to serve, not for its gain."
 
 
-def _measure_default(name: str, value: Any) -> str:
-    ranked = correlations(value)
-    of = {one.name: one for one in ranked}
-    best, js, synergy = ranked[0], of["js"], of["synergy"]
-    inside = "within" if best.rho <= max(js.high, synergy.high) else "beyond"
-    scan = lambda_scan(value, LAMBDAS)
-    at = LAMBDAS.index(1.0)
-    sure = "both with an interval above 0" if js.low > 0 and synergy.low > 0 else "not both with an interval above 0"
-    return (
-        f"**Measures, λ and scale ({name}).** From the text alone js reaches ρ = {js.rho:.2f} with "
-        "transfer and synergy "
-        f"{synergy.rho:.2f}, {sure}; the best of all, {best.name}, reaches {best.rho:.2f}, {inside} their intervals. "
-        f"Together at λ = 1 they reach {scan['rank'][at]:.2f} by ranks and {scan['none'][at]:.2f} unscaled; for λ from "
-        f"{LAMBDAS[0]:g} to {LAMBDAS[-1]:g} ranks stay between {min(scan['rank']):.2f} and "
-        f"{max(scan['rank']):.2f}. js, "
-        "synergy, λ = 1 and ranks stay the defaults: they need neither labels nor a model, and nothing foretells "
-        f"better beyond doubt.{_gradients(ranked)}"
-    )
-
-
-def _gradients(ranked: Any) -> str:
-    """What is to be said of gradient affinity, where it was measured."""
-    found = [one for one in ranked if one.name.startswith("gradient")]
-    if not found:
-        return ""
-    said = ", ".join(
-        f"{one.rho:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
-        + ("" if one.agreement is None else f" (its halves agree at {one.agreement:.2f})")
-        for one in found
-    )
-    return f" Gradient affinity, the costliest, reaches {said}; it stays a measure to ask for."
-
-
 def _schedule_default() -> str:
     study, value = stored("schedule-prose", "schedule"), stored("prose", "compare")
     if study is None or value is None:
@@ -277,9 +166,8 @@ def _labels_default() -> str:
     by_labels, by_text = (policy_lead(cell, f"plan by {way}", "random") for way in ("labels", "text"))
     return (
         "**Where there are labels.** With contradicting conventions, groups by class-mean cosine are "
-        f"{than(by_labels, 'random groups')}, groups by text {than(by_text, 'random groups')}. So with labels measure "
-        "`class_mean_cosine` and plan by it (`plan.synergy`) when it is negative for some pairs; it is not the default "
-        "because it needs labels that mean the same everywhere by name."
+        f"{than(by_labels, 'random groups')}, groups by text {than(by_text, 'random groups')}. So with labels "
+        "it is worth measuring `class_mean_cosine`; it is not measured by default because labels must mean the same by name."
     )
 
 
@@ -326,14 +214,27 @@ def defaults() -> str:
     for name in ("reviews", "prose"):
         value = stored(f"transfer-{name}", "transfer")
         if value is not None:
-            parts.append(_measure_default(name, value))
+            parts.append(measure_default(name, value))
     parts += [_schedule_default(), _labels_default(), _warning_default(compared)]
     return "\n\n".join(part for part in parts if part)
 
 
+def _parallel() -> str:
+    """What several processes bring, where that was run."""
+    value = stored("parallel", "parallel")
+    if value is None:
+        return ""
+    one, two = value["seconds"]["1"], value["seconds"]["2"]
+    return (
+        f" `--jobs` trains several runs at a time: {value['runs']} runs took {one:.0f} s one after the other and "
+        f"{two:.0f} s two at a time on {value['cores']} cores (`benchmarks/results_parallel.py`); the largest "
+        f"difference in any domain's loss was {value['largest_difference']:.1e}."
+    )
+
+
 def costs() -> str:
     """How to repeat it, and what it cost."""
-    rows, machine = [], None
+    rows, machine, total = [], None, 0.0
     changed: set[str] = set()
     for folder in sorted(path.name for path in STORE.iterdir() if path.is_dir()):
         held = records(folder)
@@ -348,9 +249,12 @@ def costs() -> str:
         kind, _, of = folder.partition("-")
         script = f"results_sets.py {folder}"
         if folder == "when":
-            script = "results_when.py"
-        elif kind in ("transfer", "schedule"):
+            script = "results_when.py` and `benchmarks/results_lattice.py"
+        elif kind in ("transfer", "schedule", "partitions"):
             script = f"results_{kind}.py {of}"
+        elif kind == "presets":
+            script = "results_presets.py"
+        total += cpu
         commits = sorted({entry["commit"].removesuffix("+changes") for entry in made})
         changed |= {name for entry in made for name in entry.get("changed", ())}
         rows.append(
@@ -366,6 +270,9 @@ def costs() -> str:
         "counts whatever else the machine was doing, which was much. "
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, torch {machine['versions']['torch']}."
     )
+    text += f" In all {total:,.0f} CPU-seconds: {total / 120:.0f} minutes of two cores"
+    text += ", below the two hours that a page like this may cost." if total < 4 * 3600 else "."
+    text += _parallel()
     if changed:
         text += f" Beyond the commit named, some runs were made with changes in {', '.join(sorted(changed))}."
     head = ["command", "runs", "CPU-seconds", "seconds by the clock", "commit of the package"]

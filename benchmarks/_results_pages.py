@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ VARIANTS = {
 }
 
 
-def opening() -> str:
+def opening(more: Sequence[str] = ()) -> str:
     """Title, the answer in short, and how the page came about."""
     text = (
         "This page is written by `python benchmarks/results.py` from the records in `benchmarks/records/results`: its "
@@ -54,6 +54,7 @@ def opening() -> str:
                 served = f" on the last backbone, and {than(own, 'random groups')} on each domain's own"
             line = f"groups by label affinity are {than(lead, 'random groups')}{served}, accuracy."
             lines.append(f"- **{name}** ({words}): {line}")
+    lines += [f"- {line}" for line in more]
     head = "# Results: when does a plan matter, and by how much?"
     return "\n\n".join([head, text, "## In short", "\n".join(lines)])
 

@@ -13,9 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from _results_more import costs, defaults, transfer_page, when_page
+from _results_foretelling import transfer_lines, transfer_page
+from _results_more import costs, defaults, when_page
 from _results_pages import opening, schedule_page, set_page
-from _results_partitions import partitions_page
+from _results_partitions import partition_lines, partitions_page
+from _results_presets import presets_page
 from _results_words import SETS
 from kinfold._files import atomic_path, write_text
 
@@ -34,14 +36,15 @@ STUDIES: tuple[tuple[str, ...], ...] = (
     ("results_lattice.py",),
     ("results_transfer.py", "reviews"),
     ("results_transfer.py", "prose"),
+    ("results_presets.py",),
 )
 
 
-def forests() -> None:
-    """One forest plot per set."""
+def pictures() -> None:
+    """One forest plot per set, and the heatmap of the weights."""
     import matplotlib
     from _results_data import stored
-    from kinfold.app.compare._views import forest
+    from kinfold.app.compare._views import forest, heatmap
 
     for name in SETS:
         value = stored(name, "compare")
@@ -52,13 +55,20 @@ def forests() -> None:
             atomic_path(ROOT / "docs" / "images" / f"results-{name}.svg") as path,
         ):
             forest(value).savefig(path, format="svg", metadata={"Date": None})
+    grid = stored("presets", "grid")
+    if grid is not None:
+        with (
+            matplotlib.rc_context({"svg.hashsalt": "kinfold", "svg.fonttype": "none"}),
+            atomic_path(ROOT / "docs" / "images" / "results-sensitivity.svg") as path,
+        ):
+            heatmap(grid).savefig(path, format="svg", metadata={"Date": None})
 
 
 def page() -> str:
     """The whole page."""
-    parts = [opening()]
+    parts = [opening([*partition_lines(), *transfer_lines()])]
     parts += [set_page(name) for name in SETS]
-    parts += [schedule_page(), partitions_page(), when_page(), transfer_page(), defaults(), costs()]
+    parts += [schedule_page(), partitions_page(), when_page(), transfer_page(), presets_page(), defaults(), costs()]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -69,7 +79,7 @@ def main() -> None:
     if options.run:
         for script, *words in STUDIES:
             subprocess.run([sys.executable, str(ROOT / "benchmarks" / script), *words], check=True)
-    forests()
+    pictures()
     write_text(ROOT / "docs" / "results.md", page())
     print(ROOT / "docs" / "results.md")
 

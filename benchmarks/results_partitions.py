@@ -4,6 +4,7 @@ python benchmarks/results_partitions.py prose     (or demo, or reviews; `--parts
 
 contrary   the partition of the plan's sizes that the objective likes least
 reversed   the plan's stages in reverse order
+fewest     the plan in as few stages as the budget allows
 apart      the plan, the contrary one and random ones with nothing carried from group to group: each group is trained
            from the base model, so that only who shares a group counts
 halves     two random stages, beside one stage and the plan's: what one more stage costs
@@ -34,10 +35,10 @@ from kinfold.partition import make_plan
 from kinfold.partition.expectation import _exchanged, lead
 from kinfold.stages.manifest import roles
 from kinfold.stages.model import model_fingerprint
-from results_sets import LOWER, PLAN, SEEDS, SETS
+from results_sets import BUDGET, LOWER, PLAN, SEEDS, SETS
 
 Groups = tuple[tuple[str, ...], ...]
-PARTS = ("contrary", "reversed", "apart", "halves", "grid")
+PARTS = ("contrary", "reversed", "fewest", "apart", "halves", "grid")
 LAMS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SCALES = ("rank", "floor", "none")
 DRAWS = 2
@@ -139,8 +140,15 @@ class Study:
             self.value["grid"] = settings_grid(relations)
             pairs = {name: np.round(relations.matrix(name), 6).tolist() for name in ("js", "synergy")}
             self.value["relations"] = {"domains": list(relations.domains), **pairs}
+        fewest: Groups = ()
+        if part == "fewest":
+            relations = Relations.load(work_folder() / self.name / "relations")
+            least = -(-len(self.names) // BUDGET["domains"])
+            fewest = make_plan(relations, settings=replace(PLAN, stages=least)).stages
         for seed in SEEDS:
-            if part == "contrary":
+            if part == "fewest":
+                self.one(part, "fewest", fewest, seed)
+            elif part == "contrary":
                 self.one(part, "contrary", other, seed)
             elif part == "reversed":
                 self.one(part, "reversed", self.plan[::-1], seed)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import importlib
+import itertools
 import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,17 @@ NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 @pytest.fixture(scope="module")
 def page() -> Iterator[dict[str, ModuleType]]:
     """The modules of the script, imported as it imports them."""
-    names = ("_results_words", "_results_data", "_results_pages", "_results_partitions", "_results_more", "results")
+    names = (
+        "_results_words",
+        "_results_data",
+        "_results_pages",
+        "_results_lattice",
+        "_results_partitions",
+        "_results_presets",
+        "_results_foretelling",
+        "_results_more",
+        "results",
+    )
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         yield {name: importlib.import_module(name) for name in names}
@@ -105,6 +117,101 @@ def test_a_comparison_turned_round_turns_the_page(
         page["_results_data"].records.cache_clear()
     assert "beats one stage for all** by 0.300 nats" in text
     assert "loses to" not in text
+
+
+@pytest.fixture
+def store(page: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty store in place of the records, and nothing remembered of the other."""
+    remembered = [page["_results_data"].records]
+    remembered += [getattr(page["_results_lattice"], name) for name in ("lattice", "lattice_rows")]
+    remembered += [page["_results_partitions"]._policies]
+    monkeypatch.setattr(page["_results_data"], "STORE", tmp_path)
+    for one in remembered:
+        one.cache_clear()
+    yield tmp_path
+    for one in remembered:
+        one.cache_clear()
+
+
+def _write(folder: Path, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        path = folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_follows_the_objective_is_told_from_what_goes_against_it(
+    page: dict[str, ModuleType], store: Path, sign: float
+) -> None:
+    rng = np.random.default_rng(4)
+    names = [f"d{i}" for i in range(6)]
+    matrix = rng.normal(size=(6, 6))
+    gain = matrix + matrix.T
+    value = {"plan": {"domains": names, "gain": gain.tolist()}, "domains": names, "higher_is_better": False}
+    parts = page["_results_partitions"]
+
+    def run(stages: list[list[str]], seed: int) -> dict[str, Any]:
+        loss = 5.0 - sign * 0.1 * parts.objective(value, stages)
+        rows = {name: {"loss": loss + 0.001 * rng.normal()} for name in names}
+        return {"task": "lm", "seed": seed, "stages": stages, "final": rows, "snapshot": rows}
+
+    pairs = [[names[:2], names[2:4], names[4:]], [names[::2][:2], names[1:3], names[4:]]]
+    best, worst = sorted(pairs, key=lambda stages: -parts.objective(value, stages))
+    held: dict[str, dict[str, Any]] = {}
+    methods: dict[str, list[str]] = {"plan": [], "joint": [], "random": []}
+    rows = []
+    for seed in range(4):
+        for method, stages in (("plan", best), ("joint", [names])):
+            held[f"{method}{seed}"] = run(stages, seed)
+            methods[method].append(f"{method}{seed}")
+        for draw in range(3):
+            order = [names[i] for i in rng.permutation(6)]
+            held[f"random{seed}{draw}"] = run([order[:2], order[2:4], order[4:]], seed)
+            methods["random"].append(f"random{seed}{draw}")
+        held[f"contrary{seed}"] = run(worst, seed)
+        row = {"part": "contrary", "policy": "contrary", "seed": seed, "draw": 0, "stages": worst}
+        rows.append({**row, "parts": [f"contrary{seed}"]})
+    value["methods"] = [{"name": name, "records": keys} for name, keys in methods.items()]
+    _write(store / "prose", {"compare": value, **{f"records/{key}": one for key, one in held.items()}})
+    _write(store / "partitions-prose", {"partitions": {"runs": rows}})
+    rho = parts.over_random("prose", "final")
+    assert rho[3] == 12
+    assert sign * rho[0] > 0.9
+    assert sign * rho[1] > 0.5 or sign * rho[2] > 0.5
+    lead = parts.lead_over("prose", "contrary", "plan")
+    assert sign * lead.mean < 0
+    assert (lead.high < 0) if sign > 0 else (lead.low > 0)
+    text = parts.partitions_page()
+    assert ("worse than" if sign > 0 else "better than") + " the plan" in text
+    assert ("trained worse beyond doubt" in parts.objective_default()) == (sign < 0)
+
+
+def test_all_partitions_tell_the_measure_that_foretells_from_noise(page: dict[str, ModuleType], store: Path) -> None:
+    rng = np.random.default_rng(5)
+    names = [f"d{i}" for i in range(8)]
+    true, noise = (matrix + matrix.T for matrix in rng.normal(size=(2, 8, 8)))
+    groups, held = [], {}
+    for number, group in enumerate(itertools.combinations(range(8), 4)):
+        gain = sum(true[i, j] for i, j in itertools.combinations(group, 2))
+        rows = {names[i]: {"accuracy": 0.7 + 0.01 * gain + 0.002 * rng.normal()} for i in group}
+        held[f"records/r{number}"] = {"task": "classification", "seed": 0, "final": rows}
+        groups.append({"seed": 0, "group": [names[i] for i in group], "record": f"r{number}"})
+    small = np.full((8, 8), 0.1)
+    lattice = {
+        "domains": names,
+        "matrices": {"synergy": true.tolist(), "js": (-true).tolist(), "cosine": noise.tolist()},
+        "intervals": {name: [(-small).tolist(), small.tolist()] for name in ("js", "synergy")},
+        "groups": groups,
+    }
+    _write(store / "when", {"lattice": lattice, **held})
+    rows = {one.name: (one, lead) for one, lead in page["_results_lattice"].lattice_rows()}
+    assert rows["synergy"][0].rho > 0.85
+    assert rows["synergy"][0].p < 0.05
+    assert rows["synergy"][1] > 0
+    assert rows["λ · synergy − js, rank, λ = 1"][0].rho > 0.85
+    assert rows["cosine"][0].p > 0.05
+    assert len(page["_results_lattice"].lattice()["partitions"]) == 35
 
 
 def test_the_page_in_docs_is_what_the_script_writes(page: dict[str, ModuleType]) -> None:

@@ -1,0 +1,141 @@
+"""The section of docs/results.md on what predicts transfer, and the defaults that follow from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from _common import RECORDS
+from _results_data import correlations, lambda_scan, stored, truth_of
+from _results_words import number, table
+
+LAMBDAS = (0.0, 0.5, 1.0, 2.0, 5.0)
+# Seeds that agree less than this measure mostly noise (as for the affinity measures, `measure.agreement`).
+_AGREEING = 0.5
+
+
+def _validated(name: str) -> list[str]:
+    """Where the study itself has no record: the newest of the metrics' own validation benchmark."""
+    path = RECORDS / f"metrics_validation_{name}.json"
+    if not path.exists():
+        return []
+    newest = json.loads(path.read_text())[-1]
+    config, results = newest["config"], newest["results"]
+    agreed = "one seed" if results["reliability"] is None else f"seeds agree at ρ = {results['reliability']:.2f}"
+    return [
+        f"**{name.capitalize()}**, from `benchmarks/bench_metrics_validation.py {name}` ({config['kind']}, embedder "
+        f"{config['embedder'].rsplit('/', 1)[-1]}, {config['steps']} steps, {config['documents']} texts a domain, "
+        f"{agreed}; commit {newest.get('commit', 'not noted')}):",
+        table(
+            ["measure", "Spearman ρ", "95 % over domains", "p", "split-half agreement"],
+            [
+                [row[0], f"{row[1]:+.2f}", row[2], f"{row[3]:.4f}" if len(row) > 5 else "–", _or_dash(row[-1])]
+                for row in results["rows"]
+            ],
+        ),
+    ]
+
+
+def _ceiling(agreement: float) -> str:
+    """What a perfect measure correlates with the mean of two noisy runs, by Spearman and Brown."""
+    return "nothing" if agreement <= 0 else f"{math.sqrt(2 * agreement / (1 + agreement)):.2f}"
+
+
+def _or_dash(value: object) -> str:
+    return number(value, 2) if isinstance(value, float) else "–"
+
+
+def transfer_lines() -> list[str]:
+    """The section in short."""
+    out = []
+    for name in ("reviews", "prose"):
+        value = stored(f"transfer-{name}", "transfer")
+        if value is not None:
+            found = correlations(value)
+            of = {one.name: one for one in found}
+            shown = [found[0], *(of[one] for one in ("js", "synergy") if one in of)]
+            shown += [one for one in found if one.name.startswith("gradient")]
+            said = ", ".join(f"{c.name} {c.rho:+.2f} [{c.low:+.2f}, {c.high:+.2f}]" for c in shown)
+            out.append(f"**what foretells transfer between two domains** ({name}, rank correlation): {said}.")
+    return out
+
+
+def transfer_page() -> str:
+    """What predicts transfer."""
+    parts: list[str] = []
+    for name in ("reviews", "prose"):
+        value = stored(f"transfer-{name}", "transfer")
+        if value is None:
+            parts += _validated(name)
+            continue
+        found, settings = correlations(value), value["settings"]
+        best, sure = found[0], [one for one in found if one.low > 0]
+        sentences = [
+            f"Two seeds of the trainings, on other texts each, agree at ρ = {truth_of(value)[1]:.2f} over pairs, so "
+            f"that a perfect foreteller would reach about {_ceiling(truth_of(value)[1])}. {len(sure)} of "
+            f"{len(found)} measures foretell transfer with an interval above 0; the best is "
+            f"{best.name} (ρ = {best.rho:.2f})."
+        ]
+        sentences += [
+            f"{one.name[0].upper()}{one.name[1:]}: ρ = {one.rho:.2f} (p = {one.p:.3f})."
+            for one in found
+            if one.name.startswith("gradient")
+        ]
+        parts += [
+            f"**{name.capitalize()}**: {value['model']}; {value['unit']}; {settings['probe_steps']} steps on at most "
+            f"{settings['probe_documents']} texts of one domain, tested on all {len(value['domains'])}.",
+            " ".join(sentences),
+            table(
+                ["measure", "Spearman ρ", "95 % over domains", "Mantel p", "split-half agreement"],
+                [
+                    [c.name, f"{c.rho:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", f"{c.p:.4f}", number(c.agreement, 2)]
+                    for c in found
+                ],
+            ),
+            "The same ρ for λ · synergy − js, both from the text alone:",
+            table(
+                ["scale", *(f"λ = {lam:g}" for lam in LAMBDAS)],
+                [[scale, *(f"{rho:+.2f}" for rho in rhos)] for scale, rhos in lambda_scan(value, LAMBDAS).items()],
+            ),
+        ]
+        if truth_of(value)[1] < _AGREEING:
+            parts.append("Trainings that hardly agree with one another cannot tell measures apart; so beside them:")
+            parts += _validated(name)
+    if not parts:
+        return ""
+    head = "Row i of the matrix: trained on domain i alone, tested on every domain; row and column means taken out."
+    return "\n\n".join(["## What predicts transfer?", head, *parts])
+
+
+def measure_default(name: str, value: Any) -> str:
+    ranked = correlations(value)
+    of = {one.name: one for one in ranked}
+    best, js, synergy = ranked[0], of["js"], of["synergy"]
+    inside = "within" if best.rho <= max(js.high, synergy.high) else "beyond"
+    scan = lambda_scan(value, LAMBDAS)
+    at = LAMBDAS.index(1.0)
+    sure = "both with an interval above 0" if js.low > 0 and synergy.low > 0 else "not both with an interval above 0"
+    return (
+        f"**Measures, λ and scale ({name}).** From the text alone js reaches ρ = {js.rho:.2f} with "
+        "transfer and synergy "
+        f"{synergy.rho:.2f}, {sure}; the best of all, {best.name}, reaches {best.rho:.2f}, {inside} their intervals. "
+        f"Together at λ = 1 they reach {scan['rank'][at]:.2f} by ranks and {scan['none'][at]:.2f} unscaled; for λ from "
+        f"{LAMBDAS[0]:g} to {LAMBDAS[-1]:g} ranks stay between {min(scan['rank']):.2f} and "
+        f"{max(scan['rank']):.2f}. js, "
+        "synergy, λ = 1 and ranks stay the defaults: they need neither labels nor a model, and nothing foretells "
+        f"better beyond doubt.{_gradients(ranked)}"
+    )
+
+
+def _gradients(ranked: Any) -> str:
+    """What is to be said of gradient affinity, where it was measured."""
+    found = [one for one in ranked if one.name.startswith("gradient")]
+    if not found:
+        return ""
+    said = ", ".join(
+        f"{one.rho:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+        + ("" if one.agreement is None else f" (its halves agree at {one.agreement:.2f})")
+        for one in found
+    )
+    return f" Gradient affinity, the costliest, reaches {said}; it stays a measure to ask for."
