@@ -101,7 +101,8 @@ def _conflict_over_joint() -> str:
     if sure:
         text += (
             " So where `class_mean_cosine` was measured and agrees with itself, domains whose labels contradict are "
-            "kept apart by default, in as few stages as that takes, and the plan says to serve each from its own backbone."
+            "kept apart by default, in as few stages as that takes, and the plan says to serve each from its own "
+            "backbone."
         )
     return text
 
@@ -167,7 +168,8 @@ def _labels_default() -> str:
     return (
         "**Where there are labels.** With contradicting conventions, groups by class-mean cosine are "
         f"{than(by_labels, 'random groups')}, groups by text {than(by_text, 'random groups')}. So with labels "
-        "it is worth measuring `class_mean_cosine`; it is not measured by default because labels must mean the same by name."
+        "it is worth measuring `class_mean_cosine`; it is not measured by default because labels must mean the same by "
+        "name."
     )
 
 
