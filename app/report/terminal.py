@@ -248,7 +248,8 @@ def outcome_table(evaluation: Mapping[str, Any]) -> RenderableType:
     # A small but certain change must not read as zero, nor an interval as a point.
     sure = [row for row in rows if verdict(*row[3:]) in ("better", "worse")]
     digits = max(places((row[4], row[5]), 2, 5) for row in sure) if sure else 2
-    digits = max([digits, *(places((row[5] - row[4],), 2, 4) for row in rows if None not in row[4:])])
+    widths = [high - low for *_, low, high in rows if low is not None and high is not None]
+    digits = max([digits, *(places((width,), 2, 4) for width in widths)])
     for name, first, last, mean, low, high in rows:
         table.add_row(
             _text(name, 16),
