@@ -37,6 +37,7 @@ def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str
         "seconds": finite(plan.seconds),
         "lam": finite(settings.get("lam")),
         "kappa": finite(settings.get("kappa")),
+        "fewest": settings.get("stages") == "fewest",
         "scale": settings.get("scale"),
         "budget": [
             {"resource": resource_title(key), "limit": finite(value)}

@@ -86,7 +86,10 @@ def _plan(plan: dict[str, Any] | None) -> str:
     if plan["by_hand"]:
         sure = "it was written by hand, so nothing is proved about it"
     elif plan["status"] == "optimal":
-        sure = "no other grouping scores higher under this objective and budget (proved)"
+        into = f" into {plural(len(stages), 'stage')}" if plan.get("fewest") and len(stages) > 1 else ""
+        sure = f"no other grouping{into} scores higher under this objective and budget (proved)"
+        if plan.get("fewest") and len(stages) == 1:
+            sure = "nothing forbids it, and as few stages as the constraints allow were asked for"
     elif plan["certificate"] != "no certificate":
         sure = f"its score is {plan['certificate']} of the best possible"
     else:

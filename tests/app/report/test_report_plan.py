@@ -208,3 +208,10 @@ def test_relations_without_a_measure_have_no_section(tmp_path) -> None:
 def test_a_trivial_plan_by_hand_is_not_said_to_have_scored_best(tmp_path) -> None:
     by_hand = Plan.from_dict({"version": 1, "stages": [["a", "b"]]})
     assert "scored best" not in write_plan_report(None, by_hand, tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def test_one_stage_that_nothing_forbids_is_not_said_to_have_scored_best(tmp_path) -> None:
+    few = plan(stages=(("a", "b", "c", "d"),), settings={"stages": "fewest"}, status="optimal", explain={})
+    page = write_plan_report(None, few, tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "Nothing forbids one stage for all" in page
+    assert "scored best" not in page

@@ -174,6 +174,11 @@ def test_the_plan_s_sentence_says_what_is_proved_and_what_is_not() -> None:
     assert "nothing is proved" in plan_sentence(by_hand=True, status="given")
     assert "a is fragile: on resampled documents it often moved" in plan_sentence(replicates=50, fragile=["a"])
     assert "everything in one stage" in plan_sentence(trivial="together", stages=[{"names": list(NAMES)}])
+    # A number that the constraints settled is no choice of the objective.
+    few = plan_sentence(trivial="together", stages=[{"names": list(NAMES)}], fewest=True)
+    assert "nothing forbids it" in few
+    assert "scores higher" not in few
+    assert "no other grouping into 2 stages" in plan_sentence(fewest=True)
 
 
 def test_the_plan_s_sentence_says_when_it_hangs_on_the_settings_and_who_would_hurt_whom() -> None:
