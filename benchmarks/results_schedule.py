@@ -6,6 +6,7 @@ span     one learning-rate schedule over all stages, where it otherwise starts a
 steps    batches as much smaller as the plan has stages, so that a domain's adapter gets as many optimiser steps as it
          gets in one stage for all, from the same tokens
 both     the two together
+one      one stage for all with those smaller batches, for smaller batches may help it too
 
 The plan and one stage for all as they are come from the records of results_sets.py.
 """
@@ -54,7 +55,7 @@ def one_schedule(total: int) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("set", choices=("prose", "reviews"))
-    parser.add_argument("--variants", default="span,steps")
+    parser.add_argument("--variants", default="span,steps,one")
     options = parser.parse_args()
     study = f"schedule-{options.set}"
     work = work_folder() / study
@@ -68,21 +69,23 @@ def main() -> None:
     prints = {"corpora": corpora.fingerprints, "roles": roles(corpora), "model": model_fingerprint(model)}
     base = SETS[options.set]
     total = round(next(row["cost"]["steps"] for row in compared["methods"] if row["name"] == "plan"))
-    index = []
+    held = STORE / study / "schedule.json"
+    index = json.loads(held.read_text())["runs"] if held.exists() else []
     try:
         with lower_layers_kept(4) if options.set == "reviews" else contextlib.nullcontext():
             for variant in options.variants.split(","):
                 settings, steps = base, total
-                if variant in ("steps", "both"):
+                if variant in ("steps", "both", "one"):
                     settings = replace(base, batch_tokens=max(32, base.batch_tokens // len(groups)))
                     steps = total * base.batch_tokens // settings.batch_tokens
                 for seed in SEEDS:
-                    key = digest(variant, Variant("plan", 0, seed, groups, settings).key(prints))
+                    trained = (tuple(sorted(compared["plan"]["domains"])),) if variant == "one" else groups
+                    key = digest(variant, Variant("plan", 0, seed, trained, settings).key(prints))
                     if finished(work, key) is None:
                         spanning = one_schedule(steps) if variant in ("span", "both") else contextlib.nullcontext()
                         with spanning:
                             train_one(
-                                groups,
+                                trained,
                                 settings,
                                 seed,
                                 key=key,
@@ -91,7 +94,8 @@ def main() -> None:
                                 folder=work,
                                 keep=False,
                             )
-                    index.append({"variant": variant, "seed": seed, "record": key})
+                    row = {"variant": variant, "seed": seed, "record": key}
+                    index = [one for one in index if one != row] + [row]
                     print(variant, seed, flush=True)
     finally:
         keep_records(study, work)
