@@ -30,11 +30,13 @@ __all__ = ["ColumnResult", "generate_columns", "stage_range"]
 
 _BITS = 38
 # Stages enumerated within the gap before cuts are tried instead; with the time nearly up, more are risked.
-_POOL = 60_000
+_POOL = 25_000
 _POOL_LAST = 400_000
 # A search for stages may leave this share of the gap unexamined (a stage), and begins with so many nodes.
 _LOOSE = 0.01
 _NODES = 300_000
+# CP-SAT chooses among so many stages in seconds; while the pool's own cuts leave more, the next cuts come first.
+_SOLVABLE = 3000
 # Enumerating is tried again when the gap is this share of the one at which there were too many stages.
 _SHRUNK = 0.8
 # Cuts a round, and of one item.
@@ -214,8 +216,9 @@ class _Generation:
             gap = self.bound - self.value
             if gap < _SHRUNK * hopeless:
                 pool = self._enumerate(_POOL if stale < 4 else _POOL_LAST)
-                if pool is not None:
-                    return f"column generation, {self._choose(pool)}"
+                note = "" if pool is None else self._choose(pool, most=_SOLVABLE if stale < 4 else None)
+                if note:
+                    return f"column generation, {note}"
                 hopeless = gap
             if self.clock.left() <= 0:
                 return "column generation, out of time"
@@ -287,11 +290,15 @@ class _Generation:
         fresh = separate(np.array(self.members)[active], basis[active], set(old), most=_CUTS, each=_EACH)
         if not fresh:
             return False
+        self._impose(old, fresh)
+        return True
+
+    def _impose(self, old: list[tuple[int, ...]], fresh: list[tuple[int, ...]]) -> None:
+        """Add cuts to the programme and to the pricing."""
         self.pricer.set_cuts(np.array([*old, *fresh], dtype=np.int32))
         pays = self.pricer.pays(np.array(self.members))
         for c in range(len(old), len(old) + len(fresh)):
             self.master.cut(pays[:, c])
-        return True
 
     def _enumerate(self, most: int) -> NDArray[np.bool_] | None:
         """Every stage that could be part of a better partition, or None when they are more than `most`."""
@@ -310,11 +317,17 @@ class _Generation:
         )
         return found.members if found.complete else None
 
-    def _choose(self, members: NDArray[np.bool_]) -> str:
+    def _choose(self, members: NDArray[np.bool_], most: int | None = None) -> str:
+        """Choose among stages and settle the bound; "" where cuts leave more than `most` and none was chosen."""
         values = np.rint(self.worth(members)).astype(np.int64)
         cuts = [tuple(int(i) for i in triple) for triple in self.pricer.cuts]
         pool = StagePool(self.core, members, values, self.least, self.most, cuts)
-        labels, value, bound = pool.choose(least=self.value + self.step, clock=self.clock, seed=self.seed)
+        labels, value, bound = pool.choose(least=self.value + self.step, clock=self.clock, seed=self.seed, limit=most)
+        if pool.open:
+            # A bound on better plans; not one that comes with duals, so `bound` and `best` stay as they are.
+            self.report(None, 0, max(bound, float(self.value)) / self.step)
+            self._impose(cuts, [cut for cut in pool.cuts if cut not in cuts][:_CUTS])
+            return ""
         if labels is not None and value > self.value:
             self.labels, self.value = labels, value
             self.report(labels, value // self.step, self.bound / self.step)

@@ -45,17 +45,24 @@ class StagePool:
         self.most = most
         self.cuts = list(cuts)
         self.note = ""
+        self.open = False
 
-    def choose(self, *, least: int, clock: Clock, seed: int) -> tuple[NDArray[np.int64] | None, int, float]:
+    def choose(
+        self, *, least: int, clock: Clock, seed: int, limit: int | None = None
+    ) -> tuple[NDArray[np.int64] | None, int, float]:
         """The best partition worth at least `least`: labels or None, its value, and an upper bound.
 
-        None with a bound below `least` proves that the pool holds no such partition.
+        None with a bound below `least` proves that the pool holds no such partition. Where more than `limit` stages
+        are left after cutting, `open` is set and nothing is chosen.
         """
         start = len(self.members)
         bound = self._tighten(least, clock)
         self.note = f"{len(self.cuts)} cuts leave {len(self.members)} of {start}"
         if bound < least:
             return None, 0, float(least - 1)
+        self.open = limit is not None and len(self.members) > limit
+        if self.open:
+            return None, 0, bound
         return self._integers(least, bound, clock, seed)
 
     def _tighten(self, least: int, clock: Clock) -> float:
