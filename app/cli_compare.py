@@ -93,4 +93,5 @@ def register(app: typer.Typer) -> None:
         )
         if common.session.for_people:
             common.session.show(comparison_table(result), *result.lines)
+            common.session.show(f"Wrote {out}. Read {out / 'compare.md'}.")
         common.session.answer({"comparison": str(out), **result.to_dict()})

@@ -143,6 +143,7 @@ def register(app: typer.Typer) -> None:
         texts = _texts(common, opened, values)
         api.evaluate(opened, texts, split=config.train.evaluate_split, progress=common.progress)
         _show_run(common, opened)
+        common.session.show(f"Wrote {run / 'evaluation.json'}. Next: kinfold report {run}")
 
     @command(app)
     def export(

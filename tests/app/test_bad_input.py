@@ -248,6 +248,25 @@ def test_a_folder_of_something_else_is_refused_before_the_model_is_read(
     refused(tmp_path, *words, says=("holds a run already", "--resume"))
 
 
+def test_resuming_what_is_not_there_is_said(
+    tmp_path: Path, toy_corpora: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kinfold.stages.training as training
+    from kinfold.errors import ModelError
+
+    def stop(*_: object, **__: object) -> None:
+        raise ModelError("far enough.")
+
+    monkeypatch.setattr(training.Session, "open", stop)
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"version": 1, "stages": [["engine", "garden"], ["harbour", "kitchen"]]}')
+    words = ("train", str(plan), "--corpora", str(toy_corpora), "--model", str(tiny_llama_dir))
+    said = run(*words, "-o", str(tmp_path / "new"), "--resume").stderr
+    assert "holds no run to go on with; training begins anew" in said
+    assert "far enough" in said
+    assert "begins anew" not in run(*words, "-o", str(tmp_path / "new")).stderr
+
+
 def test_a_measure_that_does_not_exist_is_refused_before_measuring(tmp_path: Path, toy_corpora: Path) -> None:
     words = ("measure", str(toy_corpora), "-o", str(tmp_path / "r"), "--show")
     refused(tmp_path, *words, "jacard", says=("--show jacard", "did you mean jaccard?"))
