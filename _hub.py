@@ -6,6 +6,7 @@ cache holds is served from there when the hub does not answer; any other id is r
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -47,13 +48,14 @@ def forget() -> None:
 def _ask(endpoint: str) -> str | None:
     """Ask in a thread: looking up a name has no time limit of its own and may take far longer than the request's."""
     faults: list[str | None] = []
+    patience = _patience()
 
     def head() -> None:
         from huggingface_hub import utils
 
         ask: Any = utils
         try:
-            ask.get_session().head(endpoint, timeout=_PATIENCE)
+            ask.get_session().head(endpoint, timeout=patience)
         except Exception as fault:  # many kinds, by transport; any answer at all would do
             faults.append(" ".join(str(fault).split())[:100].rstrip(". ") or type(fault).__name__)
         else:
@@ -61,10 +63,18 @@ def _ask(endpoint: str) -> str | None:
 
     thread = threading.Thread(target=head, name="kinfold-hub", daemon=True)
     thread.start()
-    thread.join(_PATIENCE)
+    thread.join(patience)
     if not faults:
-        return f"{endpoint} does not answer within {_PATIENCE:g} s"
+        return f"{endpoint} does not answer within {patience:g} s, which HF_HUB_ETAG_TIMEOUT can raise"
     return None if faults[0] is None else f"{endpoint} does not answer: {faults[0]}"
+
+
+def _patience() -> float:
+    """Seconds the hub has to answer; the client's own variable raises them where the line is slow."""
+    try:
+        return max(_PATIENCE, float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "")))
+    except ValueError:
+        return _PATIENCE
 
 
 def snapshot(name: str) -> Path | None:

@@ -57,6 +57,9 @@ def test_a_name_that_is_looked_up_for_ever_is_given_up(silent_hub: list[str], mo
     finally:
         release.set()
     assert time.monotonic() - begun < 30  # it did not wait for the answer
+    for raised, seconds in (("0.2", 0.2), ("0.01", 0.05), ("soon", 0.05)):
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", raised)
+        assert _hub._patience() == seconds
 
 
 def test_offline_by_choice_asks_nobody(silent_hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
