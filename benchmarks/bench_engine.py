@@ -1,11 +1,10 @@
-"""The adapter bank and the fused losses against PEFT and against plain formulas.
+"""The fused losses against plain formulas, and what the KL term costs; the step itself is in bench_step.py.
 
-    python benchmarks/bench_engine.py                       # all sections on this machine's CPU, one thread
-    python benchmarks/bench_engine.py --device cuda --hidden 2048 --layers 16 --sections step,losses
-    python benchmarks/bench_engine.py --sections step --model bert --dtype bf16
+    python benchmarks/bench_engine.py                       # both sections on this machine's CPU, one thread
+    python benchmarks/bench_engine.py --device cuda --hidden 2048 --layers 16 --sections losses
 
-Sections: `step` (a stage's optimiser step), `activations` (bytes kept for the backward pass), `losses` (cross-entropy
-and KL at a large vocabulary: time and peak memory), `kl` (what the KL term costs beside a second forward).
+Sections: `losses` (cross-entropy and KL at a large vocabulary: time and peak memory), `kl` (what the KL term costs
+beside a second forward with logits).
 
 Ways are run in turn within each round and compared within the round; the table shows medians of the rounds' ratios.
 On a CPU, time is the process's own CPU time, so that other processes disturb less; on an accelerator it is wall time
@@ -16,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ import torch.nn.functional as F
 import transformers
 from kinfold.stages.bank import LoraBank, LoraSpec
 from kinfold.stages.losses import fused_cross_entropy, fused_kl
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from torch import Tensor, nn
 
 RECORDS = Path(__file__).parent / "records" / "engine.json"
@@ -116,162 +114,12 @@ def lora_config(args: argparse.Namespace, sites: tuple[str, ...]) -> LoraConfig:
     return LoraConfig(r=args.rank, lora_alpha=args.rank, lora_dropout=0.0, target_modules=list(sites))
 
 
-def peft_plain(args: argparse.Namespace, model: nn.Module, ids: Tensor, sites: tuple[str, ...]) -> Run:
-    wrapped = get_peft_model(copy.deepcopy(model), lora_config(args, sites))
-    inner = wrapped.base_model.model
-    optimiser = optimiser_of([p for p in wrapped.parameters() if p.requires_grad])
-
-    def run() -> None:
-        with precision(args):
-            total, count = forward_loss(inner, ids)
-        finish(total / count, optimiser)
-
-    return run
-
-
-def peft_loop(args: argparse.Namespace, model: nn.Module, ids: Tensor, sites: tuple[str, ...], domains: int) -> Run:
-    """A shared adapter and one per domain by `set_adapter`, domain by domain, one optimiser step."""
-    config = lora_config(args, sites)
-    wrapped = get_peft_model(copy.deepcopy(model), config, adapter_name="shared")
-    for index in range(domains):
-        wrapped.add_adapter(f"d{index}", config)
-    inner = wrapped.base_model.model
-    lora = [p for name, p in wrapped.named_parameters() if "lora_" in name]
-    optimiser = optimiser_of(lora)
-
-    def run() -> None:
-        for index, part in enumerate(ids.chunk(domains)):
-            wrapped.base_model.set_adapter(["shared", f"d{index}"])
-            with precision(args):
-                total, count = forward_loss(inner, part)
-            (total / (count * domains)).backward()
-        for parameter in lora:  # set_adapter turned all but the last domain's off
-            parameter.requires_grad_(True)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    return run
-
-
-def banked(args: argparse.Namespace, model: nn.Module, ids: Tensor, rows: list[int], compiled: bool = False) -> Run:
-    copied = copy.deepcopy(model)
-    bank = LoraBank.attach(copied, [f"d{i}" for i in range(len(rows))], LoraSpec(rank=args.rank, alpha=args.rank))
-    optimiser = optimiser_of(bank.parameters())
-    if compiled:
-        body_of(copied).forward = torch.compile(body_of(copied).forward)
-
-    def run() -> None:
-        with precision(args), bank.route(rows):
-            total, count = forward_loss(copied, ids)
-        finish(total / count, optimiser)
-
-    return run
-
-
-def frozen(args: argparse.Namespace, model: nn.Module, ids: Tensor) -> Run:
-    """No adapter at all: the floor (forward and the backward pass through the activations)."""
-    copied = copy.deepcopy(model).requires_grad_(False)
-
-    def run() -> None:
-        embedded = copied.get_input_embeddings()(ids).requires_grad_()
-        with precision(args):
-            hidden = body_of(copied)(inputs_embeds=embedded).last_hidden_state
-            head = copied.get_output_embeddings().weight
-            sums, counts = fused_cross_entropy(hidden[:, :-1].reshape(-1, args.hidden), head, ids[:, 1:].reshape(-1))
-        (sums.sum() / counts.sum()).backward()
-
-    return run
-
-
-def sites_of(model: nn.Module) -> tuple[str, ...]:
-    bank = LoraBank.attach(model, ("x",))
-    names = bank.sites
-    bank.detach()
-    return names
-
-
 def spread(total: int, domains: int, *, ragged: bool) -> list[int]:
     if not ragged:
         return [total // domains] * domains
     rows = [max(1, round(total / domains * share)) for share in (0.5, 1.5, 1.0, 1.0)] * (domains // 4)
     rows[-1] += total - sum(rows)
     return rows
-
-
-def bench_step(args: argparse.Namespace) -> dict[str, Any]:
-    model = make_model(args)
-    sites = sites_of(model)
-    ids = torch.randint(0, args.vocabulary, (args.rows, args.length), device=args.device)
-    ways: dict[str, Run] = {
-        "frozen base": frozen(args, model, ids),
-        "PEFT, one adapter": peft_plain(args, model, ids, sites),
-        "PEFT loop, 8 domains": peft_loop(args, model, ids, sites, 8),
-        "bank, 2 domains": banked(args, model, ids, spread(args.rows, 2, ragged=False)),
-        "bank, 8 domains": banked(args, model, ids, spread(args.rows, 8, ragged=False)),
-        "bank, 8 domains, ragged": banked(args, model, ids, spread(args.rows, 8, ragged=True)),
-    }
-    if args.compile:
-        ways["bank, 8 domains, compiled"] = banked(args, model, ids, spread(args.rows, 8, ragged=False), True)
-    seconds = rounds(ways, args.repeats, args.device)
-    plain = "PEFT, one adapter"
-    print(f"\nstage step, {args.rows} x {args.length} tokens, {args.dtype}")
-    print(f"{'way':30} {'seconds':>9} {'/ PEFT':>8}")
-    for name in ways:
-        print(f"{name:30} {statistics.median(seconds[name]):9.4f} {ratio(seconds, name, plain):8.3f}")
-    bars = {
-        "8 domains / plain PEFT (bar 1.0)": ratio(seconds, "bank, 8 domains", plain),
-        "8 domains / set_adapter loop (bar 0.55)": ratio(seconds, "bank, 8 domains", "PEFT loop, 8 domains"),
-        "8 domains / 2 domains (bar 1.05)": ratio(seconds, "bank, 8 domains", "bank, 2 domains"),
-    }
-    show(bars)
-    return {"seconds": {name: statistics.median(values) for name, values in seconds.items()}, "bars": bars}
-
-
-@contextlib.contextmanager
-def counting(model: nn.Module) -> Iterator[dict[int, int]]:
-    """Bytes of each storage that autograd keeps, the model's own tensors left out."""
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # so that no address is given twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
-
-
-def bench_activations(args: argparse.Namespace) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    print("\nactivations kept for the backward pass, body only, MB")
-    print(f"{'precision':10} {'frozen':>9} {'PEFT':>9} {'bank, 8':>9} {'bank / PEFT':>12}")
-    for dtype in ("fp32", "bf16", "autocast"):
-        mode = argparse.Namespace(**{**vars(args), "dtype": dtype})
-        model = make_model(mode)
-        sites = sites_of(model)
-        ids = torch.randint(0, args.vocabulary, (args.rows, args.length), device=args.device)
-        sizes: dict[str, float] = {}
-        plain = copy.deepcopy(model).requires_grad_(False)
-        embedded = plain.get_input_embeddings()(ids).requires_grad_()
-        with precision(mode), counting(plain) as kept:
-            body_of(plain)(inputs_embeds=embedded)
-        sizes["frozen"] = sum(kept.values()) / 2**20
-        wrapped = get_peft_model(copy.deepcopy(model), lora_config(mode, sites))
-        with precision(mode), counting(wrapped) as kept:
-            body_of(wrapped.base_model.model)(input_ids=ids)
-        sizes["PEFT"] = sum(kept.values()) / 2**20
-        bank = LoraBank.attach(model, [f"d{i}" for i in range(8)], LoraSpec(rank=args.rank, alpha=args.rank))
-        with precision(mode), bank.route(spread(args.rows, 8, ragged=False)), counting(model) as kept:
-            body_of(model)(input_ids=ids)
-        sizes["bank"] = sum(kept.values()) / 2**20
-        share = sizes["bank"] / sizes["PEFT"]
-        print(f"{dtype:10} {sizes['frozen']:9.1f} {sizes['PEFT']:9.1f} {sizes['bank']:9.1f} {share:12.3f}")
-        results[dtype] = {**sizes, "bank / PEFT (bar 0.7 in bf16)": share}
-    return results
 
 
 def peak_of(run: Run, device: str) -> float:
@@ -417,12 +265,12 @@ def show(bars: dict[str, float]) -> None:
         print(f"  {name}: {value:.3f}")
 
 
-SECTIONS = {"step": bench_step, "activations": bench_activations, "losses": bench_losses, "kl": bench_kl}
+SECTIONS = {"losses": bench_losses, "kl": bench_kl}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", default="step,activations,losses,kl")
+    parser.add_argument("--sections", default="losses,kl")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", choices=["llama", "bert"], default="llama")
@@ -438,7 +286,6 @@ def main() -> None:
     parser.add_argument("--loss-hidden", type=int, default=512)
     parser.add_argument("--loss-vocabulary", type=int, default=152_000)
     parser.add_argument("--losses", help="only these, by name: cross-entropy, KL(p||p0), KL(p0||p)")
-    parser.add_argument("--compile", action="store_true", help="add the compiled bank to the step section")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     record: dict[str, Any] = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
@@ -27,7 +27,7 @@ _ROWS, _LANES = 8, 16
 zero = np.float32(0.0)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def tile(
     typing: Any, out: Any, left: Any, right: Any, steps: Any, row: Any, step: Any, across: Any, width: Any, add: Any
 ) -> Any:
@@ -49,9 +49,8 @@ def tile(
         def pointer(address: Any, kind: Any) -> Any:
             return builder.inttoptr(address, kind.as_pointer())
 
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{_LANES}f32"
-        )
+        insert: Any = cgutils.get_or_insert_function
+        fma = insert(builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{_LANES}f32")
         halves = BLOCK // _LANES
         places = []
         for place in range(_ROWS):
@@ -97,6 +96,9 @@ def tile(
     return signature, code
 
 
+one_tile: Any = tile  # called without the typing context that its definition takes
+
+
 @register_jitable
 def product(
     out: Any, left: Any, right: Any, rows: Any, columns: Any, steps: Any, row: Any, step: Any, across: Any, width: Any,
@@ -105,7 +107,7 @@ def product(
     """A product tile by tile; rows a multiple of 8, columns of 32. Arguments as of `tile`."""
     for r in range(0, rows, 8):
         for c in range(0, columns, 32):
-            tile(out + 4 * (r * width + c), left + 4 * r * row, right + 4 * c, steps, row, step, across, width, add)
+            one_tile(out + 4 * (r * width + c), left + 4 * r * row, right + 4 * c, steps, row, step, across, width, add)
 
 
 @register_jitable

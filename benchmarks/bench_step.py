@@ -1,0 +1,381 @@
+"""One optimiser step as the product runs it, against plain PEFT and PEFT's `set_adapter` loop at equal tokens.
+
+    python benchmarks/bench_step.py                            # step, activations, terms; fp32, one thread
+    python benchmarks/bench_step.py --precision bf16 --sections step
+
+Kinfold's ways are its own `Stepper` on flat rows with fused layers; PEFT's are transformers' model with PEFT's layers.
+All see the same number of tokens (documents of one length, so that nobody pads), the same random base, rank, loss (the
+fused cross-entropy, for the peers as well) and AdamW. Sections: `step`; `activations` (bytes that autograd keeps of the
+body); `terms` (what denoising, alignment and KL add to a step, beside the tokens they bring). `floor` also counts the
+step's dense products and times them alone.
+
+Ways run in turn within each round and are compared within the round, in CPU seconds of the process; the table shows
+medians. Every run appends one record to benchmarks/records/step.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from _common import record, table
+from bench_engine import body_of, finish, forward_loss, lora_config, optimiser_of, ratio, rounds
+from kinfold.stages import LoraSpec, TrainSettings
+from kinfold.stages._heap import kept_memory
+from kinfold.stages.attention import enable_flat
+from kinfold.stages.bank import LoraBank
+from kinfold.stages.batches import Schedule
+from kinfold.stages.data import TokenStore
+from kinfold.stages.model import Base
+from kinfold.stages.ranks import Ranks
+from kinfold.stages.step import Stepper
+from kinfold.stages.weighting import make_weighting
+from peft import get_peft_model
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Run = Callable[[], Any]
+
+
+def make_model(args: argparse.Namespace) -> Any:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=args.vocabulary,
+        hidden_size=args.hidden,
+        intermediate_size=args.hidden * 8 // 3 // 32 * 32,
+        num_hidden_layers=args.layers,
+        num_attention_heads=max(1, args.hidden // 64),
+        max_position_embeddings=1024,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    return model.to(torch.bfloat16 if args.precision == "bf16" else torch.float32).train()
+
+
+def tokenizer(vocabulary: int) -> Any:
+    from tokenizers import Tokenizer, models
+
+    words = {"<pad>": 0, "<eos>": 1, "<mask>": 2, **{f"w{i}": i for i in range(3, vocabulary)}}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<pad>")),
+        pad_token="<pad>",
+        eos_token="<eos>",
+        mask_token="<mask>",
+    )
+
+
+def store(name: str, documents: int, args: argparse.Namespace, seed: int) -> TokenStore:
+    """`documents` documents of args.length random tokens."""
+    tokens = np.random.default_rng(seed).integers(3, args.vocabulary, documents * args.length).astype(np.int32)
+    offsets = np.arange(documents + 1, dtype=np.int64) * args.length
+    return TokenStore(name, tokens, np.ones(len(tokens), bool), offsets, np.arange(documents, dtype=np.int64))
+
+
+def stepper(args: argparse.Namespace, documents: list[int], **changes: Any) -> Stepper:
+    """What the product would step through: so many documents of each domain in the one step of its stage."""
+    model = make_model(args).eval()
+    base = Base(
+        model=model,
+        backbone=model.base_model,
+        tokenizer=tokenizer(args.vocabulary),
+        kind="decoder",
+        name="random",
+        fingerprint="",
+        task="lm",
+        hidden_size=args.hidden,
+        limit=1024,
+        pad=0,
+        bos=None,
+        eos=1,
+        mask=2,
+    )
+    if not enable_flat(base):
+        raise SystemExit("the flat layout is not supported here: nothing to measure.")
+    settings = replace(
+        TrainSettings(
+            task="lm",
+            lora=LoraSpec(rank=args.rank, alpha=args.rank),
+            batch_tokens=sum(documents) * args.length,
+            ssl_weight=0,
+            align_weight=0,
+            precision=args.precision,
+        ),
+        **changes,
+    )
+    names = [f"d{i}" for i in range(len(documents))]
+    stores = {name: store(name, count, args, i) for i, (name, count) in enumerate(zip(names, documents, strict=True))}
+    general = [store("general", sum(documents), args, 99)] if settings.kl_weight > 0 else []
+    bank = LoraBank.attach(
+        model,
+        names,
+        settings.lora,
+        shared=settings.adapters != "domain",
+        domain_adapters=settings.adapters != "shared",
+    )
+    schedule = Schedule.make(0, stores, settings, seed=0, general=general)
+    if schedule.steps != 1 or schedule.tokens(0) != settings.batch_tokens:
+        raise SystemExit(f"{schedule.steps} steps, {schedule.tokens(0)} tokens: not the step that was asked for.")
+    weights = {"task": 1.0, "ssl": settings.ssl_weight, "align": settings.align_weight, "kl": settings.kl_weight}
+    model.train()
+    return Stepper(
+        base,
+        bank,
+        None,
+        schedule,
+        make_weighting("static", {name: w for name, w in weights.items() if w > 0}),
+        settings,
+        Ranks(base.device),
+        layout="flat",
+        max_length=args.length,
+        stage=0,
+        seed=0,
+    )
+
+
+def stepping(step: Stepper) -> Run:
+    optimiser = optimiser_of(step.bank.parameters())
+
+    def run() -> None:
+        with kept_memory():
+            optimiser.zero_grad(set_to_none=True)
+            step(0)
+            optimiser.step()
+
+    return run
+
+
+def peft_plain(args: argparse.Namespace, sites: tuple[str, ...], ids: Tensor) -> Run:
+    wrapped = get_peft_model(make_model(args), lora_config(args, sites))
+    inner = wrapped.base_model.model
+    optimiser = optimiser_of([p for p in wrapped.parameters() if p.requires_grad])
+
+    def run() -> None:
+        total, count = forward_loss(inner, ids)
+        finish(total / count, optimiser)
+
+    return run
+
+
+def peft_loop(args: argparse.Namespace, sites: tuple[str, ...], ids: Tensor, domains: int) -> Run:
+    """A shared adapter and one per domain by `set_adapter`, domain by domain, one optimiser step."""
+    config = lora_config(args, sites)
+    wrapped = get_peft_model(make_model(args), config, adapter_name="shared")
+    for index in range(domains):
+        wrapped.add_adapter(f"d{index}", config)
+    inner = wrapped.base_model.model
+    lora = [p for name, p in wrapped.named_parameters() if "lora_" in name]
+    optimiser = optimiser_of(lora)
+
+    def run() -> None:
+        for index, part in enumerate(ids.chunk(domains)):
+            wrapped.base_model.set_adapter(["shared", f"d{index}"])
+            total, count = forward_loss(inner, part)
+            (total / (count * domains)).backward()
+        for parameter in lora:  # set_adapter turned all but the last domain's off
+            parameter.requires_grad_(True)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return run
+
+
+def sites_of(args: argparse.Namespace) -> tuple[str, ...]:
+    bank = LoraBank.attach(make_model(args), ("x",))
+    return bank.sites
+
+
+def ragged(rows: int) -> list[int]:
+    """Eight domains with unequal numbers of documents."""
+    counts = [max(1, round(rows / 8 * share)) for share in (0.5, 1.5, 1.0, 1.0)] * 2
+    counts[-1] += rows - sum(counts)
+    return counts
+
+
+def bench_step(args: argparse.Namespace) -> dict[str, Any]:
+    sites = sites_of(args)
+    ids = torch.randint(3, args.vocabulary, (args.rows, args.length), generator=torch.Generator().manual_seed(0))
+    plain, loop = "PEFT, one adapter", "PEFT loop, shared + 8 domains"
+    ways = {
+        plain: peft_plain(args, sites, ids),
+        loop: peft_loop(args, sites, ids, 8),
+        "kinfold, one shared": stepping(stepper(args, [args.rows // 8] * 8, adapters="shared")),
+        "kinfold, shared + 2 domains": stepping(stepper(args, [args.rows // 2] * 2)),
+        "kinfold, shared + 8 domains": stepping(stepper(args, [args.rows // 8] * 8)),
+        "kinfold, shared + 8 ragged": stepping(stepper(args, ragged(args.rows), sampling="proportional")),
+    }
+    seconds = rounds(ways, args.repeats, "cpu")
+    rows = [
+        [name, f"{statistics.median(seconds[name]) * 1000:.0f}", f"{ratio(seconds, name, plain):.2f}"] for name in ways
+    ]
+    print(table(rows, ["way", "ms", "of plain PEFT"]))
+    eight, two = "kinfold, shared + 8 domains", "kinfold, shared + 2 domains"
+    bars = {
+        "8 domains / plain PEFT (bar 1.0)": ratio(seconds, eight, plain),
+        "8 domains / set_adapter loop (bar 0.55)": ratio(seconds, eight, loop),
+        "8 domains / 2 domains (bar 1.05)": ratio(seconds, eight, two),
+        "8 ragged / 2 domains (bar 1.05)": ratio(seconds, "kinfold, shared + 8 ragged", two),
+    }
+    show(bars)
+    return {"milliseconds": {n: [round(s * 1000, 1) for s in values] for n, values in seconds.items()}, "bars": bars}
+
+
+@contextlib.contextmanager
+def counting(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes of each storage that autograd keeps, the model's own tensors left out."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # so that no address is given twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def bench_activations(args: argparse.Namespace) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for precision in ("fp32", "bf16"):
+        mode = argparse.Namespace(**{**vars(args), "precision": precision})
+        ids = torch.randint(3, args.vocabulary, (args.rows, args.length), generator=torch.Generator().manual_seed(0))
+        wrapped = get_peft_model(make_model(mode), lora_config(mode, sites_of(mode)))
+        with counting(wrapped) as kept:
+            body_of(wrapped.base_model.model)(input_ids=ids, use_cache=False)
+        sizes = {"PEFT": sum(kept.values()) / 2**20}
+        for name, step in (
+            ("kinfold, one shared", stepper(mode, [args.rows // 8] * 8, adapters="shared")),
+            ("kinfold, shared + 8 domains", stepper(mode, [args.rows // 8] * 8)),
+        ):
+            _, micro, _ = step.batches(0, frozenset())[0][0]
+            with step._routed(micro), counting(step.base.model) as kept:
+                step.base.states(micro.input_ids, micro.position_ids, micro.mask, flat=micro.flat)
+            sizes[name] = sum(kept.values()) / 2**20
+        shares = {f"{name} / PEFT (bar 0.7 in bf16)": value / sizes["PEFT"] for name, value in sizes.items()}
+        results[precision] = {"MiB": sizes, "shares": shares}
+        print(
+            table([[n, f"{v:.1f}", f"{v / sizes['PEFT']:.2f}"] for n, v in sizes.items()], [precision, "MiB", "/ PEFT"])
+        )
+    return results
+
+
+def bench_terms(args: argparse.Namespace) -> dict[str, Any]:
+    documents = [args.rows // 8] * 8
+    extra = {
+        "task": {},
+        "task + denoising": {"ssl_weight": 0.1},
+        "task + alignment": {"align_weight": 0.1},
+        "task + KL 1:1": {"kl_weight": 0.1},
+        "all": {"ssl_weight": 0.1, "align_weight": 0.1, "kl_weight": 0.1},
+    }
+    steps = {name: stepper(args, documents, **changes) for name, changes in extra.items()}
+    # Tokens that pass forward and backward, and forward alone (KL's own reading of the base), per domain token.
+    domain = sum(documents) * args.length
+    passes: dict[str, list[float]] = {}
+    for name, step in steps.items():
+        [(_, micro, alone)], _ = step.batches(0, frozenset())
+        passes[name] = [micro.input_ids.numel() / domain, (alone.input_ids.numel() if alone else 0) / domain]
+    seconds = rounds({name: stepping(step) for name, step in steps.items()}, args.repeats, "cpu")
+    results: dict[str, Any] = {}
+    rows = []
+    for name in steps:
+        share, (both, forward) = ratio(seconds, name, "task"), passes[name]
+        # Backward costs twice a forward where weights train, about once where they are frozen.
+        expected = both + forward / 2
+        results[name] = {"of the task alone": share, "forward and backward": both, "forward alone": forward}
+        rows.append([name, f"{share:.2f}", f"{both:.2f}", f"{forward:.2f}", f"{share / expected:.2f}"])
+    print(table(rows, ["terms", "time, task = 1", "tokens both ways", "forward alone", "time / (both + forward/2)"]))
+    return results
+
+
+class _Products(TorchDispatchMode):
+    """Shapes of the dense products of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[Any] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function._schema.name in ("aten::mm", "aten::addmm_", "aten::addmm"):
+            tensors = [a for a in args if isinstance(a, Tensor)][-2:]
+            self.seen[tuple((tuple(t.shape), tuple(t.stride()), t.dtype) for t in tensors)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def bench_floor(args: argparse.Namespace) -> dict[str, Any]:
+    """The step's dense products alone, on warm memory, beside the step."""
+    results: dict[str, Any] = {}
+    for name, changes in (("kinfold, one shared", {"adapters": "shared"}), ("kinfold, shared + 8 domains", {})):
+        step = stepper(args, [args.rows // 8] * 8, **changes)
+        step(0)
+        with _Products() as products:
+            step(0)
+        groups: dict[str, list[tuple[Tensor, Tensor, Tensor, int]]] = {"frozen weights": [], "low rank": []}
+        flops = dict.fromkeys(groups, 0.0)
+        for (one, two), count in products.seen.items():
+            left, right = (
+                torch.randn(1 + sum((n - 1) * s for n, s in zip(*t[:2], strict=True))).to(t[2]) for t in (one, two)
+            )
+            a, b = left.as_strided(*one[:2]), right.as_strided(*two[:2])
+            kind = "low rank" if min(*a.shape, b.shape[1]) < min(args.hidden, args.length) else "frozen weights"
+            groups[kind].append((a, b, torch.mm(a, b), count))
+            flops[kind] += 2e-9 * a.shape[0] * a.shape[1] * b.shape[1] * count
+
+        def replay(entries: list[tuple[Tensor, Tensor, Tensor, int]]) -> None:
+            for a, b, out, count in entries:
+                for _ in range(count):
+                    torch.mm(a, b, out=out)
+
+        ways: dict[str, Run] = {"step": stepping(step)}
+        ways |= {kind: lambda entries=entries: replay(entries) for kind, entries in groups.items()}
+        seconds = rounds(ways, args.repeats, "cpu")
+        results[name] = {
+            kind: {"share of the step": ratio(seconds, kind, "step"), "ms": 1000 * statistics.median(values)}
+            for kind, values in seconds.items()
+        }
+        for kind in groups:
+            results[name][kind] |= {"GFLOP": flops[kind], "GFLOP/s": flops[kind] / statistics.median(seconds[kind])}
+        rows = [[kind, *(f"{v:.3g}" for v in values.values())] for kind, values in results[name].items()]
+        print(table(rows, [name, "share of the step", "ms", "GFLOP", "GFLOP/s"]))
+    return results
+
+
+def show(bars: dict[str, float]) -> None:
+    for name, value in bars.items():
+        print(f"  {name}: {value:.3f}")
+
+
+SECTIONS = {"step": bench_step, "activations": bench_activations, "terms": bench_terms, "floor": bench_floor}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", default="step,activations,terms,floor")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=7)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    results = {name: SECTIONS[name](args) for name in args.sections.split(",")}
+    record("step", vars(args), results, "torch", "transformers", "peft")
+
+
+if __name__ == "__main__":
+    main()
