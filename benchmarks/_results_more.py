@@ -268,7 +268,8 @@ def costs() -> str:
     text = (
         "`python benchmarks/results.py --run` makes every run that has no record and writes this "
         "page; each command below "
-        "makes one table and goes on where it stopped. CPU-seconds are those of one thread a process; the clock also "
+        "makes one table and goes on where it stopped (a version that takes the "
+        "model's fingerprint otherwise trains anew). CPU-seconds are those of one thread a process; the clock also "
         "counts whatever else the machine was doing, which was much. "
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, torch {machine['versions']['torch']}."
     )

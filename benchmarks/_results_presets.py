@@ -30,9 +30,9 @@ def _ablations(value: Mapping[str, Any]) -> list[str]:
         general = method.get("general") or {}
         rows.append([method["title"], *shown, number(general.get("after"), 4), str(method["runs"])])
         if lead is not None and method["name"].startswith("no-"):
-            said.append(f"with everything on it is {than(lead, method['title'])}")
+            said.append(than(lead, method["title"]))
     head = ["trained", "mean ± sd over seeds", "own backbone", "the plan's lead", "general text", "runs"]
-    text = f"The plan as it is beside the plan with one thing taken out: {'; '.join(said)}." if said else ""
+    text = f"With everything on the plan is {'; '.join(said)}." if said else ""
     return [table(head, rows), text]
 
 
