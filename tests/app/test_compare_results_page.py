@@ -226,3 +226,29 @@ def test_the_page_in_docs_is_what_the_script_writes(page: dict[str, ModuleType])
 
     # Another library's last digit may differ.
     assert values(written) == pytest.approx(values(kept), rel=1e-3, abs=2e-3)
+
+
+def test_an_ablation_is_told_by_its_interval(page: dict[str, ModuleType], store: Path) -> None:
+    def method(name: str, title: str, low: float | None, high: float | None) -> dict[str, Any]:
+        gain = (
+            None if low is None or high is None else {"mean": (low + high) / 2, "low": low, "high": high, "better": 1}
+        )
+        row = {"name": name, "title": title, "mean": 5.0, "sd_over_seeds": 0.1, "plan_advantage": gain, "runs": 3}
+        return {**row, "other_serving": {}, "seeds": [0, 1, 2]}
+
+    train = dict.fromkeys(("documents", "max_length", "batch_tokens", "ssl_weight", "align_weight", "kl_weight"), 1)
+    value = {
+        "domains": ["a", "b"],
+        "made_of": {"train": {**train, "rho_shared": 1.0, "rho_domain": 1.0}},
+        "methods": [
+            method("plan", "the plan", None, None),
+            method("no-kl", "the plan without KL", 0.1, 0.3),
+            method("no-ssl", "the plan without denoising", -0.3, -0.1),
+            method("no-align", "the plan without alignment", -0.1, 0.3),
+        ],
+    }
+    _write(store / "presets", {"ablate": value})
+    text: str = page["_results_presets"].presets_page()
+    assert "better than the plan without KL (+0.200 [+0.100, +0.300])" in text
+    assert "worse than the plan without denoising (-0.200" in text
+    assert "not to be told from the plan without alignment (+0.100" in text
