@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from kinfold._progress import SilentProgress
 from kinfold.corpora import load_corpora
-from kinfold.errors import CorpusError, ModelError, TrainingError
+from kinfold.errors import ConfigError, CorpusError, ModelError, TrainingError
 from kinfold.partition.plan import Plan
 from kinfold.stages import LoraSpec, Run, TrainSettings, train
 from kinfold.stages.checkpoint import Checkpoint, StepLog
@@ -121,6 +121,12 @@ def test_targets_that_match_nothing_are_said_before_anything_is_written(
 ) -> None:
     with pytest.raises(ModelError, match=r"'query' matches no layer.*q_proj \(2\)"):
         go(toy_corpora, tiny_llama_dir, tmp_path / "run", lora=LoraSpec(targets=("query",)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiling_on_a_cpu_is_refused_with_the_reason(toy_corpora: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.compile: not on a CPU.*set it to false"):
+        go(toy_corpora, tiny_llama_dir, tmp_path / "run", compile=True)
     assert not (tmp_path / "run").exists()
 
 
