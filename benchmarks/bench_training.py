@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -187,6 +188,18 @@ def bare_loop(session: Session, stores: Stores) -> Callable[[], int]:
     return run
 
 
+def padding(lengths: list[int], rows: int) -> dict[str, float]:
+    """Share of padding in the peers' batches: of random documents (mean over orders), and of neighbours by length."""
+
+    def share(order: list[int]) -> float:
+        batches = [order[i : i + rows] for i in range(0, len(order), rows)]
+        return 1 - sum(order) / sum(max(batch) * len(batch) for batch in batches)
+
+    draw = random.Random(0)
+    shuffled = [share(draw.sample(lengths, len(lengths))) for _ in range(200)]
+    return {"random batches": statistics.mean(shuffled), "sorted by length": share(sorted(lengths))}
+
+
 def measure(ways: dict[str, Callable[[], Any]], tokens: dict[str, int], rounds: int) -> dict[str, list[float]]:
     """Real tokens per CPU second of each way, one list per way."""
     speed: dict[str, list[float]] = {name: [] for name in ways}
@@ -267,6 +280,7 @@ def main() -> None:
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=24, help="per domain")
     parser.add_argument("--domains", type=int, default=8)
+    parser.add_argument("--only", help="these domains, by name, separated by commas")
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--vocabulary", type=int, default=8192)
@@ -284,7 +298,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     corpora = load_corpora(options.corpora)
-    names = tuple(domain.name for domain in corpora.planned)[: options.domains]
+    wanted = options.only.split(",") if options.only else None
+    names = tuple(d.name for d in corpora.planned if wanted is None or d.name in wanted)[: options.domains]
     with tempfile.TemporaryDirectory() as scratch:
         folder = base_model(Path(scratch) / "base", corpora, options.hidden, options.layers, options.vocabulary)
         plain = TrainSettings(
@@ -386,7 +401,12 @@ def main() -> None:
                     ratios.append(f"{statistics.median(pairs):.2f}" if pairs else "-")
                 print(f"{name:40s} {value:10.0f} {ratios[0]:>14s} {ratios[1]:>16s}")
             record["tokens_per_cpu_second"] = dict(speed)
-            record["lengths"] = {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]}
+            places = {"least": 0.0, "lower quarter": 0.25, "median": 0.5, "upper quarter": 0.75, "most": 1.0}
+            record["lengths"] = {
+                name: lengths[min(int(q * len(lengths)), len(lengths) - 1)] for name, q in places.items()
+            }
+            record["padding"] = padding(lengths, options.rows)
+            print(record["lengths"], record["padding"])
     RECORDS.parent.mkdir(exist_ok=True)
     history = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
     write_json(RECORDS, [*history, record])

@@ -81,8 +81,8 @@ class Session:
         )
         if settings.compile and base.device.type == "cpu":
             raise ConfigError(
-                "train.compile: not on a CPU, where a compiled backbone would need padded rows and lose the fused layers "
-                "and the attention by document; set it to false."
+                "train.compile: not on a CPU, where a compiled backbone would need padded rows and lose the fused "
+                "layers and the attention by document; set it to false."
             )
         find_sites(base.model, settings.lora.targets)  # a target that matches nothing is said before any work
         if base.limit is not None and settings.max_length > base.limit:
