@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["fewest_stages", "in_fewest"]
 
-# CP-SAT counts in whole numbers: a budget is this many units, so what is lost in rounding is a millionth of it.
-_UNITS = 1_000_000
+# CP-SAT counts in whole numbers: a budget is this many units. Sizes are rounded up under a budget and down over a
+# minimum, but for what is rounding noise in units, so that what it accepts keeps the limits.
+_UNITS = 10**9
+_NOISE = 0.01
 
 
 def in_fewest(problem: Problem) -> Problem:
@@ -156,12 +158,11 @@ def _possible(
         model.add_bool_or(var for _, var in inside)
         for own, top, bottom in zip(sizes, most, least, strict=True):
             unit = _UNITS / (top or bottom or 1.0)
-            whole = [round(float(x) * unit) for x in own]
-            slack = count  # each size is rounded by half a unit at most
             if top:
-                model.add(sum(whole[i] * var for i, var in inside) <= _UNITS + slack)
+                model.add(sum(math.ceil(float(own[i]) * unit - _NOISE) * var for i, var in inside) <= _UNITS)
             if bottom:
-                model.add(sum(whole[i] * var for i, var in inside) >= round(bottom * unit) - slack)
+                needed = math.ceil(bottom * unit - _NOISE)
+                model.add(sum(math.floor(float(own[i]) * unit + _NOISE) * var for i, var in inside) >= needed)
     for i, j in np.argwhere(np.triu(apart)):
         for t in range(min(i, j, stages - 1) + 1):
             model.add_at_most_one([place[i][t], place[j][t]])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinfold.errors import ConfigError, InfeasibleError
-from kinfold.partition import Plan, PlanSettings, extend_plan, make_plan, replan
+from kinfold.partition import Plan, PlanSettings, extend_plan, make_plan, replan, solve
 from kinfold.partition.fewest import fewest_stages
 from kinfold.partition.problem import make_problem, violations
 
@@ -62,6 +62,15 @@ def test_what_first_fit_misses_is_found() -> None:
     sizes = [6, 5, 5, 4, 4, 3, 3]
     problem = make_problem(np.zeros((7, 7)), sizes=sizes, budget=10)
     assert fewest_stages(problem) == 3
+
+
+@pytest.mark.parametrize(("hair", "stages"), [(0.0, 2), (1e-6, 3)])
+def test_a_hair_over_the_budget_is_over_it(hair: float, stages: int) -> None:
+    # In all they would fit into two stages, but no way to deal them does, by a ten-millionth.
+    sizes = np.array([6.0, 5.0 - 2 * hair, 5.0, 4.0 + hair])
+    assert fewest_stages(make_problem(np.zeros((4, 4)), sizes=sizes, budget=10)) == stages
+    made = solve(np.ones((4, 4)), sizes=sizes, budget=10, stages=stages)
+    assert len(set(made.assignment.tolist())) == stages
 
 
 def test_domains_kept_apart_need_a_stage_each() -> None:
