@@ -146,7 +146,12 @@ def _meaning(name: str, value: Mapping[str, Any], leads: Mapping[str, Any]) -> s
             f"later stages take back some of what earlier ones gained (the last backbone is behind each domain's own, "
             f"{interval(serving)})"
         )
-    if random is not None and random.low <= 0:
+    if random is not None and random.high < 0:
+        said.append(
+            "the plan's groups trained worse than a deal at random of the same sizes, so that here the objective's "
+            "preference, alike domains together and outlying ones alone, is against what training gains by"
+        )
+    elif random is not None and random.low <= 0:
         said.append(
             "domains that differ in their words need not stand in each other's way: which of them shared a stage made "
             "no difference that these runs could show"

@@ -250,6 +250,10 @@ def objective_default() -> str:
         "**Who shares a stage.** The least liked groups of the plan's sizes, beside the plan: last backbone "
         f"{listed(leads)}; own backbone {listed(pairs['snapshot'])}. They are ahead in {ahead} of {seeds} runs. "
     )
+    rhos = {name: rho for name in PARTITION_SETS if (rho := over_random(name, "final"))}
+    if rhos:
+        shown = "; ".join(f"{name} {rho[0]:+.2f} [{rho[1]:+.2f}, {rho[2]:+.2f}]" for name, rho in rhos.items())
+        text += f"Rank correlation of the objective with the outcome over random partitions: {shown}. "
     if not lost(leads):
         worse = f", and on {', '.join(won(leads))} it trained worse beyond doubt" if won(leads) else ""
         text += f"So on none of these sets did a higher objective train better{worse}. "
