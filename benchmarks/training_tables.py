@@ -125,8 +125,13 @@ def losses() -> str:
     return table(rows, ["loss", "precision", "naive, MB", "fused, MB", "memory, naive / fused", "time, fused / naive"])
 
 
+def attention() -> str:
+    rows = read("attention")[-1]["results"]["attention, ms"]
+    return table([[f"{v:.1f}" if isinstance(v, float) else v for v in row.values()] for row in rows], list(rows[0]))
+
+
 PAGES = {
-    "training.md": {"throughput": throughput, "floor": parts, "terms": terms},
+    "training.md": {"throughput": throughput, "attention": attention, "floor": parts, "terms": terms},
     "adapters.md": {"steps": steps, "activations": activations, "losses": losses},
 }
 
