@@ -36,7 +36,7 @@ _POOL_LAST = 400_000
 _LOOSE = 0.01
 _NODES = 300_000
 # CP-SAT chooses among so many stages in seconds; while the pool's own cuts leave more, the next cuts come first.
-_SOLVABLE = 3000
+_SOLVABLE = 8000
 # Enumerating is tried again when the gap is this share of the one at which there were too many stages.
 _SHRUNK = 0.8
 # Cuts a round, and of one item.
