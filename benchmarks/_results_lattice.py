@@ -128,7 +128,7 @@ def lattice_part() -> list[str]:
     spread = outcome.mean(axis=0)
     said = [
         f"**All {len(found['partitions'])} ways to split eight review domains into two groups of four** that share "
-        f"nothing, {len(found['seeds'])} seed(s): accuracy from {spread.min():.3f} to {spread.max():.3f}, standard "
+        f"nothing, {_seeds(len(found['seeds']))}: accuracy from {spread.min():.3f} to {spread.max():.3f}, standard "
         f"deviation over partitions {spread.std(ddof=1):.3f}."
     ]
     if len(found["seeds"]) > 1:
@@ -149,3 +149,24 @@ def lattice_part() -> list[str]:
         for one, lead in rows
     ]
     return [" ".join(said), table(head, body)]
+
+
+def _seeds(count: int) -> str:
+    return "one seed, so that how much of the spread is noise is not known" if count == 1 else f"{count} seeds"
+
+
+def lattice_default() -> str:
+    """What all partitions say of λ and scale."""
+    rows = [(one, lead) for one, lead in lattice_rows() if one.name.startswith("λ")]
+    if not rows:
+        return ""
+    rhos, leads = [one.rho for one, _ in rows], [lead for _, lead in rows]
+    sure = sum(one.p < 0.05 for one, _ in rows)
+    text = (
+        f"**λ and scale in training.** Over all partitions of eight review domains the {len(rows)} settings of λ and "
+        f"scale correlate with the outcome by {min(rhos):+.2f} to {max(rhos):+.2f}, {sure} of them at p < 0.05; the "
+        f"partition that each prefers leads the mean of all by {min(leads):+.3f} to {max(leads):+.3f}. "
+    )
+    if not sure or max(leads) - min(leads) < 0.005:
+        return text + "Nothing here speaks for another λ or scale than λ = 1 by ranks, nor much for any."
+    return text + "Which setting is best is in the table above; one set does not change a default."

@@ -16,6 +16,7 @@ from _results_data import (
     stored,
 )
 from _results_foretelling import measure_default
+from _results_lattice import lattice_default
 from _results_pages import schedule_lead
 from _results_partitions import objective_default
 from _results_words import CELLS, SETS, interval, listed, lost, table, than, won
@@ -217,7 +218,7 @@ def defaults() -> str:
         value = stored(f"transfer-{name}", "transfer")
         if value is not None:
             parts.append(measure_default(name, value))
-    parts += [_schedule_default(), _labels_default(), _warning_default(compared)]
+    parts += [lattice_default(), _schedule_default(), _labels_default(), _warning_default(compared)]
     return "\n\n".join(part for part in parts if part)
 
 
