@@ -125,6 +125,14 @@ def losses() -> str:
     return table(rows, ["loss", "precision", "naive, MB", "fused, MB", "memory, naive / fused", "time, fused / naive"])
 
 
+def kl() -> str:
+    rows = []
+    for entry in newest([e for e in read("engine") if "kl" in e and e["date"] >= "2026-11-22 15:40"], "dtype"):
+        for name, value in entry["kl"]["bars"].items():
+            rows.append([entry["config"]["dtype"], name, f"{value:.2f}"])
+    return table(rows, ["precision", "KL of 2,048 rows, vocabulary 4,096, hidden 512, 4 layers", ""])
+
+
 def attention() -> str:
     rows = read("attention")[-1]["results"]["attention, ms"]
     return table([[f"{v:.1f}" if isinstance(v, float) else v for v in row.values()] for row in rows], list(rows[0]))
@@ -132,7 +140,7 @@ def attention() -> str:
 
 PAGES = {
     "training.md": {"throughput": throughput, "attention": attention, "floor": parts, "terms": terms},
-    "adapters.md": {"steps": steps, "activations": activations, "losses": losses},
+    "adapters.md": {"steps": steps, "activations": activations, "losses": losses, "kl": kl},
 }
 
 
