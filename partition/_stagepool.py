@@ -24,6 +24,7 @@ __all__ = ["StagePool", "separate"]
 _CUTS_A_ROUND = 120
 _ROUNDS = 40
 _OBJECTIVE_BITS = 40
+_CUTOFF_BITS = 24
 
 
 class StagePool:
@@ -157,11 +158,13 @@ class StagePool:
         model.add_linear_constraint(sum(x), self.core.least, min(self.core.most, self.core.n))
         shift = max(0, int(np.abs(self.values).max()).bit_length() - _OBJECTIVE_BITS)
         unit = 1 << shift
-        worth = cp_model.LinearExpr.weighted_sum(x, np.rint(self.values / unit).astype(np.int64).tolist())
+        model.maximize(cp_model.LinearExpr.weighted_sum(x, np.rint(self.values / unit).astype(np.int64).tolist()))
         # Only better plans are of interest: ten times faster than a search that may look at others. Rounding takes
-        # at most half a unit from each of n stages.
-        model.add(worth >= (least - self.core.base) // unit - self.core.n)
-        model.maximize(worth)
+        # at most half a unit from each of n stages; the unit is coarse, since OR-Tools 9.15 was seen to call feasible
+        # models infeasible whose constraints had coefficients above 2^32.
+        coarse = 1 << max(0, int(np.abs(self.values).max()).bit_length() - _CUTOFF_BITS)
+        worth = cp_model.LinearExpr.weighted_sum(x, np.rint(self.values / coarse).astype(np.int64).tolist())
+        model.add(worth >= (least - self.core.base) // coarse - self.core.n)
         # One worker that keeps to the linear programme: with two, one of them does not, and pools of 1,300 and 1,900
         # stages took 5 and 27 seconds instead of 3 each.
         solver, status = run_cp_sat(model, clock, seed=seed, workers=1, linearization_level=2)
