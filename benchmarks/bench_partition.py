@@ -10,8 +10,8 @@
     python benchmarks/bench_partition.py family --family ranreal --sizes 240 --runs 3 --seconds 10
     python benchmarks/bench_partition.py page                         (the tables of docs/partition.md)
 
-Every run appends a line to benchmarks/records/partition_runs.jsonl and is not made twice (`--again` makes it anew), so a
-study may be cut into pieces: `--stop-after 200` begins no run after that many seconds.
+Every run appends a line to benchmarks/records/partition_runs.jsonl and is not made twice (`--again` makes it anew), so
+a study may be cut into pieces: `--stop-after 200` begins no run after that many seconds.
 """
 
 from __future__ import annotations
