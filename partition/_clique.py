@@ -66,7 +66,7 @@ def clique(
     if hint is not None:
         _hint(model, core, together, where, hint)
     callback = _Callback(on_solution, unit, core.base) if on_solution is not None else None
-    solver, status = run_cp_sat(model, clock, seed=seed, workers=workers, callback=callback)
+    solver, status = run_cp_sat(model, clock, seed=seed, workers=workers, callback=callback, largest=_largest(core))
     if status == cp_model.INFEASIBLE:
         return None, -np.inf, "infeasible", 0.0
     # Rounding a coefficient errs by half a unit; a partition has at most all pairs and all stages.
@@ -112,13 +112,18 @@ def feasibility(core: Core, *, clock: Clock, seed: int = 0, workers: int = 1) ->
         for t in range(m):
             model.add_at_most_one(x[int(i), t], x[int(j), t])
     model.add(sum(used) >= core.least)
-    solver, status = run_cp_sat(model, clock, seed=seed, workers=workers)
+    solver, status = run_cp_sat(model, clock, seed=seed, workers=workers, largest=_largest(core))
     if status == cp_model.INFEASIBLE:
         return None, -np.inf, "infeasible", 0.0
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None, np.inf, "unknown", 0.0
     labels = np.array([next(t for t in range(m) if solver.boolean_value(x[i, t])) for i in range(n)], dtype=np.int64)
     return labels, np.inf, "feasible", 0.0
+
+
+def _largest(core: Core) -> int:
+    """The largest coefficient of a capacity."""
+    return int(core.sizes.max(initial=0))
 
 
 def _pairs(model: Any, core: Core) -> dict[tuple[int, int], Any]:

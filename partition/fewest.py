@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._clock import Clock
+from ._core import make_core
+from ._cpsat import run_cp_sat
 from .problem import SIZE_TOLERANCE, violations
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ._core import Core
     from .problem import Problem
 
 __all__ = ["fewest_stages", "in_fewest"]
-
-# CP-SAT counts in whole numbers: a budget is this many units. Sizes are rounded up under a budget and down over a
-# minimum, but for what is rounding noise in units, so that what it accepts keeps the limits.
-_UNITS = 10**9
-_NOISE = 0.01
 
 
 def in_fewest(problem: Problem) -> Problem:
@@ -51,7 +50,7 @@ def fewest_stages(problem: Problem, *, time_limit: float = 5.0) -> int | None:
     group = _groups(problem)
     count = int(group.max()) + 1
     low, high = problem.stages[0], min(problem.stages[1], count)
-    sizes, most, least = _sizes(problem, group, count)
+    sizes, most = _sizes(problem, group, count)
     apart = np.zeros((count, count), dtype=np.bool_)
     for i, j in problem.cannot_link:
         apart[group[i], group[j]] = apart[group[j], group[i]] = True
@@ -71,8 +70,9 @@ def fewest_stages(problem: Problem, *, time_limit: float = 5.0) -> int | None:
     else:
         proved = False
     share = time_limit / max(1, high - low + 1)
+    core = make_core(problem, mask=False)
     for stages in range(low, high + (0 if proved else 1)):
-        if _possible(sizes, most, least, apart, stages, share):
+        if _possible(core, stages, share):
             return stages
     return high if proved else None
 
@@ -85,15 +85,13 @@ def _groups(problem: Problem) -> NDArray[np.int64]:
     return np.unique(label, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _sizes(
-    problem: Problem, group: NDArray[np.int64], count: int
-) -> tuple[list[NDArray[np.float64]], list[float], list[float]]:
-    sizes, most, least = [], [], []
-    for resource, lower, upper in problem.limits(0):
+def _sizes(problem: Problem, group: NDArray[np.int64], count: int) -> tuple[list[NDArray[np.float64]], list[float]]:
+    """Of every resource, the items' sizes and the budget of a stage (0 where there is none)."""
+    sizes, most = [], []
+    for resource, _, upper in problem.limits(0):
         sizes.append(np.bincount(group, weights=resource.sizes, minlength=count).astype(np.float64))
         most.append(upper if np.isfinite(upper) else 0.0)
-        least.append(lower)
-    return sizes, most, least
+    return sizes, most
 
 
 def _clique(apart: NDArray[np.bool_]) -> int:
@@ -136,38 +134,32 @@ def _first_fit(
     return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _possible(
-    sizes: list[NDArray[np.float64]],
-    most: list[float],
-    least: list[float],
-    apart: NDArray[np.bool_],
-    stages: int,
-    seconds: float,
-) -> bool:
-    """Whether exactly so many stages keep the limits; False where that is not decided in time."""
+def _possible(core: Core, stages: int, seconds: float) -> bool:
+    """Whether exactly so many stages keep the limits; False where that is not decided in time.
+
+    In the solvers' own whole numbers, so that what is possible here is possible there, and the other way round.
+    """
     from ortools.sat.python import cp_model
 
-    count = len(apart)
     model = cp_model.CpModel()
     # Item i may open stage i at the latest: stages are alike, so their numbers carry nothing.
-    place = [[model.new_bool_var("") if t <= i else None for t in range(stages)] for i in range(count)]
+    place: list[list[Any]] = [
+        [model.new_bool_var("") if t <= i else None for t in range(stages)] for i in range(core.n)
+    ]
     for row in place:
         model.add_exactly_one(var for var in row if var is not None)
     for t in range(stages):
-        inside = [(i, var) for i in range(count) if (var := place[i][t]) is not None]
+        inside = [(i, var) for i in range(core.n) if (var := place[i][t]) is not None]
         model.add_bool_or(var for _, var in inside)
-        for own, top, bottom in zip(sizes, most, least, strict=True):
-            unit = _UNITS / (top or bottom or 1.0)
-            if top:
-                model.add(sum(math.ceil(float(own[i]) * unit - _NOISE) * var for i, var in inside) <= _UNITS)
-            if bottom:
-                needed = math.ceil(bottom * unit - _NOISE)
-                model.add(sum(math.floor(float(own[i]) * unit + _NOISE) * var for i, var in inside) >= needed)
-    for i, j in np.argwhere(np.triu(apart)):
+        for own, top, bottom in zip(core.sizes.tolist(), core.upper[:, 0], core.lower[:, 0], strict=True):
+            load = sum(own[i] * var for i, var in inside)
+            if top < sum(own):
+                model.add(load <= int(top))
+            if bottom > 0:
+                model.add(load >= int(bottom))
+    for i, j in np.argwhere(np.triu(core.conflict)).tolist():
         for t in range(min(i, j, stages - 1) + 1):
             model.add_at_most_one([place[i][t], place[j][t]])
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = seconds
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = 0
-    return bool(solver.solve(model) in (cp_model.OPTIMAL, cp_model.FEASIBLE))
+    largest = int(core.sizes.max(initial=0))
+    status = run_cp_sat(model, Clock(seconds), seed=0, workers=1, largest=largest)[1]
+    return bool(status in (cp_model.OPTIMAL, cp_model.FEASIBLE))

@@ -48,6 +48,12 @@ def _have_kernels() -> bool:
     return have_compiler() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
+def _compilable(query: Tensor, key: Tensor, value: Tensor, scale: float) -> bool:
+    """Whether the compiled loops may run: they take heads of one width, in one precision."""
+    alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
+    return alike and scale > 0 and _have_kernels()
+
+
 def _forward(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float) -> tuple[Tensor, Tensor]:
     """From (1, heads, N, d): the outputs (1, N, heads, d), and the log-sums of the weights (1, heads, N)."""
     _, heads, n, dim = query.shape
@@ -57,7 +63,7 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], 
     total = query.new_empty(1, heads, n, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
     if query.device.type == "meta":
         return out, total
-    if query.dtype == torch.float32 and _have_kernels() and scale > 0:
+    if query.dtype == torch.float32 and _compilable(query, key, value, scale):
         rows = [t[0].transpose(0, 1).contiguous() for t in (query, key, value)]
         _compiled("forward", [*rows, out[0], total[0]], lengths, scale)
         return out, total
@@ -85,7 +91,7 @@ def _backward(
     result = [torch.empty_like(t.transpose(1, 2).contiguous()).transpose(1, 2) for t in (query, key, value)]
     if query.device.type == "meta":
         return result
-    if query.dtype != torch.float64 and _have_kernels() and scale > 0:
+    if query.dtype != torch.float64 and _compilable(query, key, value, scale):
         rows = [t[0].transpose(0, 1).contiguous() for t in (query, key, value)]
         d_query, d_key, d_value = (t[0].transpose(0, 1) for t in result)
         parts = [*rows, out[0].contiguous(), total[0].contiguous()]

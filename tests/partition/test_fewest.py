@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinfold.errors import ConfigError, InfeasibleError
 from kinfold.partition import Plan, PlanSettings, extend_plan, make_plan, replan, solve
+from kinfold.partition._clique import feasibility
+from kinfold.partition._clock import Clock
+from kinfold.partition._core import make_core
 from kinfold.partition.fewest import fewest_stages
 from kinfold.partition.problem import make_problem, violations
 
@@ -138,3 +141,35 @@ def test_what_cannot_be_is_named_as_before_and_kappa_that_counts_for_nothing_is_
     assert any("plan.kappa = 0.5 changes nothing" in line for line in plan.warnings)
     with pytest.raises(ConfigError, match="fewest, free, a whole number"):
         PlanSettings(stages="few")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budget", "minimum", "apart", "least"),
+    [
+        # Three sizes fill the budget exactly, and a third of it is no whole number of any unit.
+        ([2, 2, 3, 2, 3], 6.0, 0.0, [(3, 2)], 2),
+        ([2, 1, 3, 2, 1], 4.5, 3.0, [], 3),
+        # Sizes that are no decimals become whole numbers above 2^32, where the presolve of CP-SAT errs.
+        ([0, 3, 1.61432365471991, 1, 1, 2], 4.3071618273599555, 2.1535809136799777, [(5, 1), (3, 2)], 3),
+    ],
+)
+def test_limits_filled_exactly_and_sizes_that_are_no_decimals(sizes, budget, minimum, apart, least) -> None:
+    k = len(sizes)
+    problem = make_problem(
+        np.zeros((k, k)), sizes=sizes, budget=budget, minimum=minimum or None, stages=(1, k), cannot_link=apart
+    )
+    assert fewest_stages(problem) == least
+
+
+def test_cp_sat_finds_partitions_of_large_sizes() -> None:
+    problem = make_problem(
+        np.zeros((6, 6)),
+        sizes=[0, 3, 1.61432365471991, 1, 1, 2],
+        budget=4.3071618273599555,
+        minimum=2.1535809136799777,
+        stages=3,
+        cannot_link=[(5, 1), (3, 2)],
+    )
+    labels, _, status, _ = feasibility(make_core(problem), clock=Clock(10.0), seed=0, workers=1)
+    assert status == "feasible"
+    assert make_core(problem).feasible(labels)

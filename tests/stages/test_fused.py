@@ -258,3 +258,10 @@ def test_factors_beside_each_other_equal_a_product_for_each_group(shared: bool, 
         results.append([y.detach(), *(leaf.grad for leaf in leaves)])
     for wanted, got in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_values_of_another_width_are_refused() -> None:
+    """The compiled loops write rows of the query's width: anything else must not reach them."""
+    query, key = torch.randn(1, 2, 12, 16, requires_grad=True), torch.randn(1, 2, 12, 16)
+    with pytest.raises(RuntimeError, match="same head size"):
+        documents_attention(query, key, torch.randn(1, 2, 12, 8), (7, 5), 0.25)
