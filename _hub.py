@@ -90,9 +90,9 @@ def snapshot(name: str) -> Path | None:
     for file in _KNOWN:
         try:
             found = try_to_load_from_cache(name, file)
-        except ValueError as fault:  # not a name the hub could have
+        except ValueError:  # not a name the hub could have
             raise ModelError(
-                f"{name}: no such folder here, and not a hub id either ({fault}); check the name."
+                f"{name}: no such file or folder here, and a hub id is not written so either; check the name."
             ) from None
         if isinstance(found, str):
             return Path(found).parent

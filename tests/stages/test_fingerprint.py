@@ -93,7 +93,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_said_in_one_sentence(silen
     assert len(silent_hub) == 1
     with pytest.raises(ModelError, match="no such model folder"):
         model_fingerprint("./no/where")
-    with pytest.raises(ModelError, match="not a hub id either"):
+    with pytest.raises(ModelError, match="a hub id is not written so"):
         hub_options("not an id")
 
 
