@@ -22,7 +22,7 @@ from .mmd import check_sample
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["bootstrap_weights", "centred", "cosine_matrix", "cosine_table"]
+__all__ = ["bootstrap_weights", "centred", "cosine_floor", "cosine_matrix", "cosine_table"]
 
 
 def bootstrap_weights(sizes: Sequence[int], names: Sequence[str], draws: int, seed: int) -> list[NDArray[np.float32]]:
@@ -77,6 +77,63 @@ def cosine_table(
         drawn_norms[i] = ((total * total).sum(axis=1) - own) / np.maximum(n**2 - twice, 1.0)
     out = np.stack([_table(drawn[:, b], drawn_norms[:, b]) for b in range(draws)]) if draws else np.zeros((0, k, k))
     return _table(means, norms), out.astype(np.float32), norms > 0
+
+
+def cosine_floor(
+    samples: Sequence[NDArray[Any]], names: Sequence[str], *, splits: int = 100, level: float = 0.05, seed: int = 0
+) -> NDArray[np.float64]:
+    """What the debiased cosine of a domain with a fresh sample of itself stays above, for all pairs.
+
+    Each domain's documents are split in halves `splits` times, and the two halves' debiased cosine taken. Its error is
+    of second order in that of the means (the first order cancels between product and norms), so it shrinks as 1 / n:
+    between whole samples it is half of what it is between halves. A pair's floor is the mean of its two domains'.
+
+    Parameters
+    ----------
+    samples : sequence of k arrays of shape (n_i, d)
+        Centred already where the centred cosine is meant.
+    names : sequence of k str
+        One random stream a name, so that a domain's floor does not depend on its company.
+    splits : int
+        Random halvings per domain.
+    level : float
+        Share of fresh samples that read below the floor.
+    seed : int
+
+    Returns
+    -------
+    ndarray of shape (k, k)
+        −1 for a domain of fewer than four documents or one whose mean cannot be told from 0: nothing is above noise.
+    """
+    own = np.array(
+        [
+            _own_floor(np.asarray(x, np.float64), generator(seed, "halves", name), splits, level)
+            for x, name in zip(samples, names, strict=True)
+        ]
+    )
+    return np.asarray((own[:, None] + own[None, :]) / 2)
+
+
+def _own_floor(x: NDArray[np.float64], rng: np.random.Generator, splits: int, level: float) -> float:
+    """One domain's floor: a low quantile of the cosines of its halves, brought to whole samples."""
+    half = len(x) // 2
+    if half < 2:
+        return -1.0
+    order = rng.permuted(np.tile(np.arange(len(x)), (splits, 1)), axis=1)
+    squares = (x * x).sum(axis=1)
+    sums, norms = [], []
+    for part in (order[:, :half], order[:, half : 2 * half]):
+        chosen = np.zeros((splits, len(x)))
+        np.put_along_axis(chosen, part, 1.0, axis=1)
+        total = chosen @ x
+        sums.append(total)
+        norms.append(((total * total).sum(axis=1) - chosen @ squares) / (half * (half - 1)))
+    product = (sums[0] * sums[1]).sum(axis=1) / half**2
+    alive = (norms[0] > 0) & (norms[1] > 0)
+    if alive.mean() < 1 - level:
+        return -1.0
+    cosine = product[alive] / np.sqrt(norms[0][alive] * norms[1][alive])
+    return float(np.clip(1.0 - (1.0 - np.quantile(cosine, level)) / 2, -1.0, 1.0))
 
 
 def cosine_matrix(samples: Sequence[ArrayLike], *, centre: bool = False, debias: bool = True) -> NDArray[np.float64]:

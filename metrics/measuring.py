@@ -20,7 +20,7 @@ from ._rff import rff_pass
 from .collect import Collection, collect
 from .divergence import synergy
 from .embedders import Embedder, Embedding, require_sources
-from .embeddings import bootstrap_weights, centred, cosine_table
+from .embeddings import bootstrap_weights, centred, cosine_floor, cosine_table
 from .mmd import default_bandwidths, median_sq_dist
 from .ranks import exchange, one_for_all, place
 from .registry import AFFINITY
@@ -287,9 +287,12 @@ def _embedding_measures(
     weights = bootstrap_weights(sizes, names, settings.bootstrap, seed) if settings.bootstrap else None
     cosine, draws, _ = cosine_table(data, weights)
     draft.put("cosine", cosine, draws)
+    draft.floors["cosine"] = cosine_floor(data, names, seed=seed)
     if len(names) > 1:
-        value, draws, alive = cosine_table(centred(data), weights)
+        around = centred(data)
+        value, draws, alive = cosine_table(around, weights)
         draft.put("cosine_centred", value, draws)
+        draft.floors["cosine_centred"] = cosine_floor(around, names, seed=seed)
         for name, has in zip(names, alive, strict=True):
             if not has:
                 draft.warnings.append(
@@ -392,3 +395,5 @@ def _synergies(wanted: set[str], draft: _Draft) -> None:
             count = min(len(a), len(b))
             draws = ((a[:count] + b[:count]) / 2).astype(np.float32)
         draft.put(name, np.asarray(value), draws)
+        if "jaccard" in draft.floors and part in draft.floors:
+            draft.floors[name] = (draft.floors["jaccard"] + draft.floors[part]) / 2

@@ -49,6 +49,10 @@ def test_every_default_measure_is_there_with_what_it_promises(relations):
     assert relations.matrix("js")[0, 0] == 0
     assert relations.tokens.min() > 0
     assert relations.fingerprints["corpora"].keys() == set(relations.domains)
+    # A composite of ranks has no floor of its own, and a p-value is the comparison with chance itself.
+    assert set(relations.names) - relations.floors.keys() == {"discrepancy", "mmd2_p"}
+    parts = relations.floors["jaccard"] + relations.floors["cosine_centred"]
+    np.testing.assert_allclose(relations.floors["synergy_centred"], parts / 2)
 
 
 def test_the_planted_pairs_are_found(relations):
