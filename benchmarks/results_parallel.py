@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _results import STORE, demo_corpora, keep, small_base, stamp
+from _results import SMALL, STORE, demo_corpora, keep, stamp
 from kinfold import compare, load_corpora
 from kinfold.app.compare.settings import CompareSettings
 from kinfold.partition import Plan
@@ -25,7 +25,7 @@ def main() -> None:
     stages = json.loads((STORE / "demo" / "compare.json").read_text())["plan"]["stages"]
     groups = tuple(tuple(sorted(stage)) for stage in stages if len(stage) > 1)
     plan = Plan(stages=groups, domains=tuple(sorted(name for group in groups for name in group)))
-    folder, model = demo_corpora(), small_base()
+    folder, model = demo_corpora(), SMALL.folder
     entries: dict[str, object] = {name: {"path": folder / f"{name}.jsonl"} for name in plan.domains}
     corpora = load_corpora(entries | {"general": {"path": folder / "general.jsonl", "general": True}})
     seconds, found = {}, {}

@@ -4,7 +4,7 @@ python benchmarks/results_partitions.py prose     (or demo, or reviews; `--parts
 
 contrary   the partition of the plan's sizes that the objective likes least
 reversed   the plan's stages in reverse order
-fewest     the plan in as few stages as the budget allows
+fewest     the plan in as few stages as the budget allows, and random groups of those sizes
 apart      the plan, the contrary one and random ones with nothing carried from group to group: each group is trained
            from the base model, so that only who shares a group counts
 halves     two random stages, beside one stage and the plan's: what one more stage costs
@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 from _frozen import lower_layers_kept
-from _results import STORE, corpora_of, encoder, fetch_records, keep, keep_records, small_base, work_folder
-from _results import stamp as stamped
+from _results import STORE, corpora_of
+from _results_shelf import Shelf, plain, settled
 from kinfold._seeding import generator
 from kinfold.app.compare._runs import finished, train_one
 from kinfold.app.compare._variants import Variant
@@ -34,11 +34,17 @@ from kinfold.metrics import Relations
 from kinfold.partition import make_plan
 from kinfold.partition.expectation import _exchanged, lead
 from kinfold.stages.manifest import roles
-from kinfold.stages.model import model_fingerprint
-from results_sets import BUDGET, LOWER, PLAN, SEEDS, SETS
+from results_sets import BUDGET, LOWER, PLAN, SEEDS, SETS, base_of, relations_of
 
 Groups = tuple[tuple[str, ...], ...]
 PARTS = ("contrary", "reversed", "fewest", "apart", "halves", "grid")
+# What the page shows.
+ASKED = {
+    "prose": ("contrary", "reversed", "fewest", "apart", "halves"),
+    "demo": ("contrary", "reversed", "fewest"),
+    "reviews-text": ("contrary",),
+    "reviews": ("fewest",),
+}
 LAMS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SCALES = ("rank", "floor", "none")
 DRAWS = 2
@@ -81,24 +87,32 @@ class Study:
 
     def __init__(self, name: str) -> None:
         self.name, self.study = name, f"partitions-{name}"
-        self.work = work_folder() / self.study
-        (self.work / "records").mkdir(parents=True, exist_ok=True)
-        fetch_records(self.study, self.work)
-        # Runs of the set itself are found again instead of being repeated.
-        fetch_records(name, self.work)
-        self.model = str(encoder() if name in LOWER else small_base())
         self.corpora = corpora_of(name)
-        self.prints = {
-            "corpora": self.corpora.fingerprints,
-            "roles": roles(self.corpora),
-            "model": model_fingerprint(self.model),
-        }
         compared = json.loads((STORE / name / "compare.json").read_text())
         self.plan: Groups = tuple(tuple(stage) for stage in compared["plan"]["stages"])
         self.names = tuple(compared["plan"]["domains"])
         self.gain = np.array(compared["plan"]["gain"])
         held = STORE / self.study / "partitions.json"
         self.value: dict[str, Any] = json.loads(held.read_text()) if held.exists() else {"set": name, "runs": []}
+        self.value.pop("asked", None)
+
+    def asked(self, parts: Sequence[str]) -> dict[str, Any]:
+        """What the study is made of."""
+        return {
+            "train": SETS[self.name].to_dict(),
+            "parts": list(parts),
+            "seeds": list(SEEDS),
+            "draws": DRAWS,
+            "plan of the set": [list(group) for group in self.plan],
+            "texts": self.corpora.fingerprints,
+            "base": base_of(self.name).identity,
+        }
+
+    def begin(self) -> None:
+        """Lay out what has been trained already; runs of the set itself are found again instead of being repeated."""
+        self.shelf = Shelf(self.study, base_of(self.name), beside=(self.name,))
+        prints = {"corpora": self.corpora.fingerprints, "roles": roles(self.corpora)}
+        self.prints = {**prints, "model": self.shelf.base.fingerprint}
 
     def one(self, part: str, policy: str, stages: Groups, seed: int, draw: int = 0, *, apart: bool = False) -> None:
         """One partition under one seed: a run of its stages, or a run for each group."""
@@ -106,15 +120,15 @@ class Study:
         for some in [(group,) for group in stages] if apart else [stages]:
             settled = tuple(tuple(sorted(stage)) for stage in some)
             key = Variant(policy, draw, seed, settled, SETS[self.name]).key(self.prints)
-            if finished(self.work, key) is None:
+            if finished(self.shelf.work, key) is None:
                 train_one(
                     settled,
                     SETS[self.name],
                     seed,
                     key=key,
                     corpora=self.corpora,
-                    model=self.model,
-                    folder=self.work,
+                    model=str(self.shelf.base.folder),
+                    folder=self.shelf.work,
                     keep=False,
                 )
             keys.append(key)
@@ -126,28 +140,28 @@ class Study:
         self.keep()
         print(part, policy, "seed", seed, flush=True)
 
-    def keep(self) -> None:
+    def keep(self, **more: Any) -> None:
         """Store the index and the records it names, but those that the set has anyway."""
-        there = {path.name for path in (STORE / self.name / "records").glob("*.json")}
-        keep_records(self.study, self.work, without=there)
-        keep(self.study, "partitions", {**self.value, "made": stamped()})
+        self.shelf.keep("partitions", {**self.value, **more})
 
     def run(self, part: str) -> None:
         """Every run of a part, seed by seed, so that a study cut short leaves whole seeds."""
         other = contrary(self.gain, self.names, self.plan)
         if part == "grid" and "grid" not in self.value:
-            relations = Relations.load(work_folder() / self.name / "relations")
+            relations = relations_of(self.name)
             self.value["grid"] = settings_grid(relations)
             pairs = {name: np.round(relations.matrix(name), 6).tolist() for name in ("js", "synergy")}
             self.value["relations"] = {"domains": list(relations.domains), **pairs}
         fewest: Groups = ()
         if part == "fewest":
-            relations = Relations.load(work_folder() / self.name / "relations")
             least = -(-len(self.names) // BUDGET["domains"])
-            fewest = make_plan(relations, settings=replace(PLAN, stages=least)).stages
+            fewest = make_plan(relations_of(self.name), settings=replace(PLAN, stages=least)).stages
         for seed in SEEDS:
             if part == "fewest":
                 self.one(part, "fewest", fewest, seed)
+                for draw in range(DRAWS):
+                    groups = drawn(self.names, [len(g) for g in fewest], "fewest", seed, draw)
+                    self.one(part, "random, as few", groups, seed, draw)
             elif part == "contrary":
                 self.one(part, "contrary", other, seed)
             elif part == "reversed":
@@ -169,13 +183,19 @@ class Study:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("set", choices=("prose", "demo", "reviews", "reviews-text"))
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--parts", help=f"some of {', '.join(PARTS)}; for the page: see ASKED")
     options = parser.parse_args()
     study = Study(options.set)
+    parts = options.parts.split(",") if options.parts else ASKED[options.set]
+    asked = study.asked(parts)
+    if settled(study.study, "partitions", asked, beside=(options.set,)):
+        return
+    study.begin()
     lower = LOWER.get(options.set)
     with lower_layers_kept(lower) if lower else contextlib.nullcontext():
-        for part in options.parts.split(","):
+        for part in parts:
             study.run(part)
+    study.keep(asked=plain(asked))
 
 
 if __name__ == "__main__":

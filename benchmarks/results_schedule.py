@@ -21,13 +21,13 @@ from dataclasses import replace
 from typing import Any
 
 from _frozen import lower_layers_kept
-from _results import STORE, corpora_of, encoder, fetch_records, keep, keep_records, small_base, stamp, work_folder
+from _results import STORE, corpora_of
+from _results_shelf import Shelf, plain, settled
 from kinfold._files import digest
 from kinfold.app.compare._runs import finished, train_one
 from kinfold.app.compare._variants import Variant
 from kinfold.stages.manifest import roles
-from kinfold.stages.model import model_fingerprint
-from results_sets import SEEDS, SETS
+from results_sets import LOWER, SEEDS, SETS, base_of
 
 
 @contextlib.contextmanager
@@ -57,22 +57,24 @@ def main() -> None:
     parser.add_argument("set", choices=("prose", "reviews"))
     parser.add_argument("--variants", default="span,steps,one")
     options = parser.parse_args()
-    study = f"schedule-{options.set}"
-    work = work_folder() / study
-    (work / "records").mkdir(parents=True, exist_ok=True)
-    fetch_records(study, work)
-    compared = json.loads((STORE / options.set / "compare.json").read_text())
+    study, name = f"schedule-{options.set}", options.set
+    compared = json.loads((STORE / name / "compare.json").read_text())
     (stages,) = next(row["stages"] for row in compared["methods"] if row["name"] == "plan")
     groups = tuple(tuple(stage) for stage in stages)
-    model = str(encoder() if options.set == "reviews" else small_base())
-    corpora = corpora_of(options.set)
-    prints = {"corpora": corpora.fingerprints, "roles": roles(corpora), "model": model_fingerprint(model)}
-    base = SETS[options.set]
+    corpora = corpora_of(name)
+    asked = {"train": SETS[name].to_dict(), "variants": options.variants.split(","), "seeds": list(SEEDS)}
+    asked |= {"stages": stages, "texts": corpora.fingerprints, "base": base_of(name).identity}
+    if settled(study, "schedule", asked):
+        return
+    shelf = Shelf(study, base_of(name))
+    prints = {"corpora": corpora.fingerprints, "roles": roles(corpora), "model": shelf.base.fingerprint}
+    base = SETS[name]
     total = round(next(row["cost"]["steps"] for row in compared["methods"] if row["name"] == "plan"))
     held = STORE / study / "schedule.json"
     index = json.loads(held.read_text())["runs"] if held.exists() else []
+    answered = {}
     try:
-        with lower_layers_kept(4) if options.set == "reviews" else contextlib.nullcontext():
+        with lower_layers_kept(LOWER[name]) if name in LOWER else contextlib.nullcontext():
             for variant in options.variants.split(","):
                 settings, steps = base, total
                 if variant in ("steps", "both", "one"):
@@ -81,7 +83,7 @@ def main() -> None:
                 for seed in SEEDS:
                     trained = (tuple(sorted(compared["plan"]["domains"])),) if variant == "one" else groups
                     key = digest(variant, Variant("plan", 0, seed, trained, settings).key(prints))
-                    if finished(work, key) is None:
+                    if finished(shelf.work, key) is None:
                         spanning = one_schedule(steps) if variant in ("span", "both") else contextlib.nullcontext()
                         with spanning:
                             train_one(
@@ -90,18 +92,17 @@ def main() -> None:
                                 seed,
                                 key=key,
                                 corpora=corpora,
-                                model=model,
-                                folder=work,
+                                model=str(shelf.base.folder),
+                                folder=shelf.work,
                                 keep=False,
                             )
+                        shelf.note(key, way=variant)
                     row = {"variant": variant, "seed": seed, "record": key}
-                    index = [one for one in index if one != row] + [row]
+                    index = [one for one in index if (one["variant"], one["seed"]) != (variant, seed)] + [row]
                     print(variant, seed, flush=True)
+        answered = {"asked": plain(asked)}
     finally:
-        keep_records(study, work)
-        keep(
-            study, "schedule", {"set": options.set, "stages": [list(g) for g in groups], "runs": index, "made": stamp()}
-        )
+        shelf.keep("schedule", {"set": name, "stages": [list(g) for g in groups], "runs": index, **answered})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ import time
 from typing import Any
 
 import numpy as np
-from _results import STORE, corpora_of, encoder, keep, small_base, stamp
+from _results import ENCODER, SMALL, Base, corpora_of, keep, stamp
+from _results_shelf import plain as as_json
+from _results_shelf import settled
 from kinfold.corpora import Corpora
 from kinfold.metrics import MeasureSettings, Relations, measure
 from kinfold.metrics.affinity import agreement_of
@@ -39,6 +41,27 @@ PROBES: dict[str, dict[str, Any]] = {
     "reviews": {"samples": 110, "probe_documents": 77, "probe_steps": 40, "max_length": 48},
     "prose": {"samples": 60, "probe_documents": 40, "probe_steps": 20, "max_length": 128},
 }
+
+
+COMMON: dict[str, Any] = {"bootstrap": 0, "permutations": 0, "affinity_documents": 100, "gradient_warmup": 30}
+
+
+def base_of(name: str) -> Base:
+    """The base model of a set."""
+    return ENCODER if name == "reviews" else SMALL
+
+
+def asked_of(name: str) -> dict[str, Any]:
+    """What a matrix is made of."""
+    names = (*MEASURES, *(LABELLED if name == "reviews" else ("proxy_a_distance", "gradient_affinity")))
+    return {
+        **COMMON,
+        **PROBES[name],
+        "measures": names,
+        "seeds": SEEDS,
+        "texts": corpora_of(name).fingerprints,
+        "base": base_of(name).identity,
+    }
 
 
 def _matrices(relations: Relations, mark: str = "") -> dict[str, Any]:
@@ -85,16 +108,14 @@ def main() -> None:
     parser.add_argument("set", choices=tuple(PROBES))
     options = parser.parse_args()
     study = f"transfer-{options.set}"
-    if (STORE / study / "transfer.json").exists():
-        print(f"{study}: recorded already")
+    asked_for = asked_of(options.set)
+    if settled(study, "transfer", asked_for):
         return
     corpora = corpora_of(options.set)
     labelled = options.set == "reviews"
-    model = str(encoder() if labelled else small_base())
+    model = str(base_of(options.set).folder)
     start, busy = time.perf_counter(), time.process_time()
-    names = (*MEASURES, *(LABELLED if labelled else ("proxy_a_distance", "gradient_affinity")))
-    common: dict[str, Any] = {"bootstrap": 0, "permutations": 0, "affinity_documents": 100, "gradient_warmup": 30}
-    common |= {"model": model, "measures": names}
+    common = {**COMMON, "model": model, "measures": asked_for["measures"]}
     runs, relations = [], None
     # bf16 products on a processor that has them: a third of the time; AUC moves in the third digit.
     import torch
@@ -142,6 +163,7 @@ def main() -> None:
         "agreement": agreement,
         "wall_seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - busy,
+        "asked": as_json(asked_for),
         "made": stamp(),
     }
     print(keep(study, "transfer", value))

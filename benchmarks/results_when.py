@@ -15,12 +15,12 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from _common import shared_data
 from _frozen import lower_layers_kept, targets
-from _results import STORE, encoder, fetch_records, keep, keep_records, stamp, work_folder
+from _results import ENCODER, STORE, work_folder
+from _results_shelf import Shelf, plain, settled
 from kinfold._seeding import generator
 from kinfold.app.compare._runs import finished, train_one
 from kinfold.app.compare._variants import Variant
@@ -29,7 +29,6 @@ from kinfold.metrics import MeasureSettings, measure
 from kinfold.partition import PlanSettings, make_plan
 from kinfold.stages import LoraSpec, TrainSettings
 from kinfold.stages.manifest import roles
-from kinfold.stages.model import model_fingerprint
 
 DOMAINS = ("apparel", "books", "camera_photo", "dvd", "electronics", "kitchen_housewares", "music", "video")
 SEEDS = (0, 1, 2)
@@ -79,6 +78,7 @@ CELLS = (
     Cell("conflict-staged", turned=True),
     Cell("plain-staged"),
     Cell("plain-apart-pairs", apart=True, width=2),
+    Cell("plain-both", adapters="both"),
     Cell("conflict-default", turned=True, adapters="both", head="domain"),
 )
 
@@ -157,14 +157,26 @@ def _drawn(width: int, seed: int, draw: int) -> Groups:
     return tuple(groups[i] for i in rng.permutation(len(groups)))
 
 
-def run_cell(cell: Cell, model: Path) -> None:
+def asked_of(cell: Cell) -> dict[str, Any]:
+    """What a cell is made of."""
+    return {
+        "train": cell.train.to_dict(),
+        "apart": cell.apart,
+        "width": cell.width,
+        "seeds": list(SEEDS),
+        "draws": DRAWS,
+        "texts": world(cell.turned)[0].fingerprints,
+        "base": ENCODER.identity,
+    }
+
+
+def run_cell(cell: Cell, shelf: Shelf) -> None:
     """Train what is missing of a cell and keep its index."""
-    work = work_folder() / "when"
-    (work / "records").mkdir(parents=True, exist_ok=True)
     corpora, odd = world(cell.turned)
-    prints = {"corpora": corpora.fingerprints, "roles": roles(corpora), "model": model_fingerprint(str(model))}
+    model = str(shelf.base.folder)
+    prints = {"corpora": corpora.fingerprints, "roles": roles(corpora), "model": shelf.base.fingerprint}
     held = STORE / "when" / f"{cell.name}.json"
-    planned = json.loads(held.read_text())["policies"] if held.exists() else policies(corpora, str(model), cell.width)
+    planned = json.loads(held.read_text())["policies"] if held.exists() else policies(corpora, model, cell.width)
     index: list[dict[str, Any]] = []
 
     def one(policy: str, groups: Groups, seed: int, draw: int = 0) -> None:
@@ -174,8 +186,10 @@ def run_cell(cell: Cell, model: Path) -> None:
             stages = tuple(tuple(sorted(stage)) for stage in part)
             variant = Variant(policy, draw, seed, stages, cell.train)
             key = variant.key(prints)
-            if finished(work, key) is None:
-                train_one(stages, cell.train, seed, key=key, corpora=corpora, model=str(model), folder=work, keep=False)
+            if finished(shelf.work, key) is None:
+                train_one(
+                    stages, cell.train, seed, key=key, corpora=corpora, model=model, folder=shelf.work, keep=False
+                )
             keys.append(key)
         index.append({"policy": policy, "seed": seed, "draw": draw, "groups": [list(g) for g in groups], "parts": keys})
 
@@ -187,12 +201,12 @@ def run_cell(cell: Cell, model: Path) -> None:
                 one("random", _drawn(cell.width, seed, draw), seed, draw)
             one("joint", (tuple(sorted(DOMAINS)),), seed)
             # After each seed, so that a run that is cut short leaves whole seeds behind.
-            made = {"domains": list(DOMAINS), "turned": list(odd), "policies": planned, "runs": index, "made": stamp()}
-            keep_records("when", work)
-            keep("when", cell.name, {"cell": cell.__dict__, "settings": cell.train.to_dict(), **made})
+            made = {"domains": list(DOMAINS), "turned": list(odd), "policies": planned, "runs": index}
+            made |= {"asked": plain(asked_of(cell))} if seed == SEEDS[-1] else {}
+            shelf.keep(cell.name, {"cell": cell.__dict__, "settings": cell.train.to_dict(), **made})
             print(cell.name, "seed", seed, flush=True)
     finally:
-        keep_records("when", work)
+        shelf.take_in()
 
 
 def main() -> None:
@@ -200,12 +214,13 @@ def main() -> None:
     parser.add_argument("--cells", default=",".join(cell.name for cell in CELLS))
     options = parser.parse_args()
     wanted = options.cells.split(",")
-    fetch_records("when", work_folder() / "when")
-    # Turned labels are no turned texts: the kept states serve both worlds.
-    with lower_layers_kept(5):
-        for cell in CELLS:
-            if cell.name in wanted:
-                run_cell(cell, encoder())
+    missing = [cell for cell in CELLS if cell.name in wanted and not settled("when", cell.name, asked_of(cell))]
+    if missing:
+        shelf = Shelf("when", ENCODER)
+        # Turned labels are no turned texts: the kept states serve both worlds.
+        with lower_layers_kept(5):
+            for cell in missing:
+                run_cell(cell, shelf)
 
 
 if __name__ == "__main__":

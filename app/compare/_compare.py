@@ -108,7 +108,9 @@ def compare(
     if settings.conditions:
         with progress.task("making harder corpora", total=len(settings.conditions)) as task:
             for kind, level in settings.conditions:
-                harder[kind, level] = condition(corpora, kind, level, folder / "conditions", seed=seed)
+                harder[kind, level] = condition(
+                    corpora, kind, level, folder / "conditions", seed=seed, documents=train.documents
+                )
                 task.advance()
 
     def jobs_of(some: Sequence[Variant], texts: Corpora, about: str = "") -> list[Job]:

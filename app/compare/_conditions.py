@@ -24,7 +24,9 @@ _POOL = 20_000
 Change = Callable[["Record"], dict[str, Any]]
 
 
-def condition(corpora: Corpora, kind: str, level: float, folder: Path, *, seed: int) -> Corpora:
+def condition(
+    corpora: Corpora, kind: str, level: float, folder: Path, *, seed: int, documents: int | None = None
+) -> Corpora:
     """The corpora with the training records of every planned domain changed.
 
     Parameters
@@ -34,9 +36,12 @@ def condition(corpora: Corpora, kind: str, level: float, folder: Path, *, seed: 
         texts, completions, and the contents of chats other than the user's and the system's).
         "label_noise": each label is replaced with probability `level` by another one of the domain, uniformly.
         "imbalance": of domains put in random order, the i-th keeps n · level^(−i/(k−1)) records, n those of the
-        smallest domain; the records are drawn by content.
+        smallest domain or `documents`, whichever is less; the records are drawn by content.
     folder
         Where the changed corpora are written; what is there already is used again.
+    documents
+        The most records of a domain that training takes (`train.documents`): domains that stay above it would be cut
+        to the same size again.
 
     Raises
     ------
@@ -47,9 +52,10 @@ def condition(corpora: Corpora, kind: str, level: float, folder: Path, *, seed: 
 
     planned = corpora.planned
     prints = {domain.name: domain.fingerprint for domain in planned}
-    target = folder / f"{kind}-{level:g}-{digest(prints, kind, level, seed)[:12]}"
+    most = documents if kind == "imbalance" else None
+    target = folder / f"{kind}-{level:g}-{digest(prints, kind, level, seed, most)[:12]}"
     if not target.is_dir():
-        keep = _sizes(planned, level, seed) if kind == "imbalance" else {}
+        keep = _sizes(planned, level, seed, most) if kind == "imbalance" else {}
         with atomic_dir(target) as temporary:
             for domain in planned:
                 _write(temporary / f"{slug(domain.name)}.jsonl", _changed(domain, kind, level, keep, seed))
@@ -126,8 +132,9 @@ def _wrong_labels(domain: Domain, level: float, rng: np.random.Generator) -> Cha
     return change
 
 
-def _sizes(planned: tuple[Domain, ...], ratio: float, seed: int) -> dict[str, int]:
+def _sizes(planned: tuple[Domain, ...], ratio: float, seed: int, most: int | None) -> dict[str, int]:
     least = min(sum(1 for _ in domain.records("train")) for domain in planned)
+    least = least if most is None else min(least, most)
     order = generator(seed, "compare", "imbalance").permutation(len(planned))
     last = max(1, len(planned) - 1)
     return {planned[i].name: max(1, round(least * ratio ** (-place / last))) for place, i in enumerate(order)}

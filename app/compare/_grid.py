@@ -45,9 +45,11 @@ def grid_summary(
     ssl = sorted({job.variant.settings.ssl_weight for job in jobs})
     align = sorted({job.variant.settings.align_weight for job in jobs})
     found: dict[tuple[float, float], list[float]] = {}
+    names: dict[tuple[float, float], list[str]] = {}
     for job in jobs:
         record = records.get(job.key)
         if record is not None:
+            names.setdefault((job.variant.settings.ssl_weight, job.variant.settings.align_weight), []).append(job.key)
             metric = "accuracy" if record["task"] == "classification" else "loss"
             mean = float(np.mean([row[metric] for row in record[settings.serving].values()]))
             found.setdefault((job.variant.settings.ssl_weight, job.variant.settings.align_weight), []).append(mean)
@@ -61,12 +63,13 @@ def grid_summary(
         "mean": table(lambda values: float(np.mean(values))),
         "sd_over_seeds": table(lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else None),
         "runs": table(len),
+        "records": [[names.get((x, y), []) for y in align] for x in ssl],
     }
 
 
 def shortened(value: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a summary that a condition keeps; its runs are in the records."""
-    kept = ("name", "runs", "mean", "sd_over_seeds", "plan_advantage", "verdict", "failed")
+    kept = ("name", "runs", "mean", "sd_over_seeds", "plan_advantage", "verdict", "failed", "seeds", "records")
     return {
         "methods": [{key: row[key] for key in kept if key in row} for row in value["methods"]],
         "warnings": value["warnings"],

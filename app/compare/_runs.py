@@ -62,6 +62,7 @@ def train_one(
     """
     from ...partition import Plan
     from ...stages import Run, train
+    from ...stages.manifest import roles
 
     names = tuple(sorted(name for stage in variant_stages for name in stage))
     path = folder / "runs" / key
@@ -85,6 +86,9 @@ def train_one(
         "stages": [list(stage) for stage in variant_stages],
         "seed": seed,
         "settings": settings.to_dict(),
+        # Which texts, in which roles: with the stages, settings, seed and model, all that the key is a digest of.
+        "corpora": dict(corpora.fingerprints),
+        "roles": roles(corpora),
         "wall_seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - busy,
         "peak_memory": _peak(run),

@@ -60,6 +60,15 @@ def test_imbalance_goes_from_the_smallest_domain_down(toy_corpora: Path, tmp_pat
         assert sorted(uneven[domain.name].texts("test")) == sorted(domain.texts("test"))
 
 
+def test_imbalance_is_not_cut_level_again_by_the_most_documents(toy_corpora: Path, tmp_path: Path) -> None:
+    corpora = load_corpora(toy_corpora)
+    uneven = condition(corpora, "imbalance", 8.0, tmp_path, seed=0, documents=8)
+    assert sorted(sum(1 for _ in domain.records("train")) for domain in uneven.planned) == [1, 2, 4, 8]
+    whole = condition(corpora, "imbalance", 8.0, tmp_path, seed=0, documents=10**6)
+    assert whole.fingerprints == condition(corpora, "imbalance", 8.0, tmp_path / "b", seed=0).fingerprints
+    assert whole.fingerprints != uneven.fingerprints
+
+
 def test_grid_runs_change_two_weights(tmp_path: Path) -> None:
     made = CompareSettings(methods=(), grid_ssl=(0, 0.5), grid_align=(0.1,), seeds=(0, 1))
     found = grid_variants(PLAN, settings=made, train=TRAIN)
@@ -77,6 +86,7 @@ def test_grid_runs_change_two_weights(tmp_path: Path) -> None:
     assert grid["mean"] == [[1.5], [4.0]]
     assert grid["sd_over_seeds"] == [[pytest.approx(np.std([1, 2], ddof=1))], [None]]
     assert grid["runs"] == [[2], [1]]
+    assert grid["records"] == [[["0", "1"]], [["2"]]]
     value = summary() | {
         "grid": grid,
         "conditions": [{"kind": "token_noise", "level": 0.1, **shortened(summary())}],
