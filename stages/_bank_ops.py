@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["GroupPlan", "banked_linear"]
+__all__ = ["GroupPlan", "banked_linear", "base_product"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class GroupPlan:
         Whether sizes differ from call to call, so that nothing should be compiled for their being equal.
     beside
         Whether ragged groups' own factors lie beside each other in one masked product.
+    tiled
+        Whether the compiled loops of :mod:`._lowrank` do the thin products.
     """
 
     sizes: tuple[int, ...]
@@ -53,6 +55,7 @@ class GroupPlan:
     transposed: bool
     ragged: bool = False
     beside: bool = False
+    tiled: bool = False
 
     @property
     def n_groups(self) -> int:
@@ -78,7 +81,7 @@ def _stack(shared: Tensor | None, own: Sequence[Tensor], frozen: Tensor | None, 
     return joined.to(dtype).view(max(1, len(own)), -1, joined.shape[-1])
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+def base_product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     """The frozen layer: (rows, in) → (rows, out)."""
     matrix = weight if transposed else weight.t()
     return torch.mm(x, matrix) if bias is None else torch.addmm(bias, x, matrix)
@@ -168,7 +171,7 @@ class _Beside(torch.autograd.Function):
             for part, frozen in ((tensors[:half], frozen_a), (tensors[half:], frozen_b))
         )
         mask = _mask_of(tensors, a, plan)
-        y = _product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), plan.transposed)
+        y = base_product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), plan.transposed)
         y.addmm_(torch.mm(x, a.t()).mul_(mask), b, alpha=plan.alpha)
         ctx.plan = plan
         ctx.save_for_backward(x, weight, frozen_a, frozen_b, *tensors)
@@ -188,7 +191,7 @@ class _Beside(torch.autograd.Function):
         grad_h = torch.mm(grad_y, b.t()).mul_(mask)
         grad_x: Tensor | None = None
         if ctx.needs_input_grad[0]:
-            grad_x = _product(grad_y, weight.to(dtype), None, not plan.transposed)
+            grad_x = base_product(grad_y, weight.to(dtype), None, not plan.transposed)
             grad_x.addmm_(grad_h, a, alpha=plan.alpha)
         grads: list[Tensor | None] = [None] * len(tensors)
         if any(ctx.needs_input_grad[6:]):
@@ -238,7 +241,7 @@ class _BankedLinear(torch.autograd.Function):
         inputs = x if dropped is None else dropped
         a = _stack_of(tensors[:half], frozen_a, plan, x.dtype)
         h = _down(inputs, a, plan)
-        y = _product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), plan.transposed)
+        y = base_product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), plan.transposed)
         _up_(y, h, _stack_of(tensors[half:], frozen_b, plan, x.dtype), plan)
         ctx.plan = plan
         ctx.has_dropout = dropped is not None
@@ -262,7 +265,7 @@ class _BankedLinear(torch.autograd.Function):
         grad_x: Tensor | None = None
         grad_dropped: Tensor | None = None
         if need_x:
-            grad_x = _product(grad_y, weight.to(dtype), None, not plan.transposed)
+            grad_x = base_product(grad_y, weight.to(dtype), None, not plan.transposed)
             if not ctx.has_dropout:
                 _up_(grad_x, grad_h, a, plan)
         if need_dropped and ctx.has_dropout:
@@ -323,6 +326,11 @@ def banked_linear(
     """
     dropped = torch.nn.functional.dropout(x, dropout, training=True) if dropout else None
     frozen_a, frozen_b = frozen if frozen is not None else (None, None)
+    if plan.tiled and dropped is None and (a or b):
+        from ._lowrank import TiledLinear
+
+        tiled: Tensor = TiledLinear.apply(x, weight, bias, frozen_a, frozen_b, plan, *a, *b)  # type: ignore[no-untyped-call]
+        return tiled
     if plan.beside and dropped is None:
         masked: Tensor = _Beside.apply(x, weight, bias, frozen_a, frozen_b, plan, *a, *b)  # type: ignore[no-untyped-call]
         return masked

@@ -15,6 +15,7 @@ from ..errors import ModelError
 from ._bank_ops import GroupPlan, banked_linear
 from ._bank_routing import Routing, RoutingState
 from ._lora_spec import ALL_LINEAR, LoraSpec
+from ._lowrank import takes
 
 __all__ = ["Site", "find_sites"]
 
@@ -227,7 +228,16 @@ class Site:
             and any(size != sizes[0] for size in sizes)
             and len(present) * self.spec.rank <= max(self.in_features, _BESIDE)
         )
-        plan = GroupPlan(sizes, self.spec.scaling, use_shared, bool(present), self.transposed, routing.tokens, beside)
+        plan = GroupPlan(
+            sizes,
+            self.spec.scaling,
+            use_shared,
+            bool(present),
+            self.transposed,
+            ragged=routing.tokens,
+            beside=beside,
+            tiled=takes(x, self.out_features),
+        )
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         bias: Tensor | None = self.module.bias  # type: ignore[assignment]
         y = banked_linear(

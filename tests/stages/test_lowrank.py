@@ -1,0 +1,110 @@
+"""The compiled thin products against plain ones in float64, and that no result depends on threads or neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from kinfold.stages._bank_ops import GroupPlan, banked_linear
+from kinfold.stages._lowrank import have_tiles, takes
+from torch import Tensor
+
+pytestmark = pytest.mark.skipif(not have_tiles(), reason="needs a CPU with AMX and numba")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Layer:
+    """A layer with random factors, and its outputs and gradients one way or another."""
+
+    def __init__(self, sizes: tuple[int, ...], width: int, out: int, shared: int, own: int, frozen: int) -> None:
+        draw = torch.Generator().manual_seed(sum(sizes) + width)
+
+        def half(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=draw).bfloat16()
+
+        def pairs(rank: int) -> tuple[Tensor, Tensor]:
+            # Values of bf16 in fp32, so that rounding the factors is no part of the difference.
+            return half(rank, width).float() / 16, half(rank, out).float() / 4
+
+        self.sizes, self.x, self.weight, self.grad = (
+            sizes,
+            half(sum(sizes), width),
+            half(out, width) / 16,
+            half(sum(sizes), out),
+        )
+        trained = ([pairs(shared)] if shared else []) + [pairs(own) for _ in sizes if own]
+        self.a, self.b = ([pair[place] for pair in trained] for place in (0, 1))
+        self.frozen = pairs(frozen) if frozen else None
+        self.shared, self.own = bool(shared), bool(own)
+
+    def run(self, dtype: torch.dtype, **how: bool) -> list[Tensor]:
+        exact = dtype == torch.float64
+        x, weight = self.x.to(dtype, copy=True).requires_grad_(), self.weight.to(dtype)
+        a, b = ([(t.double() if exact else t.clone()).requires_grad_() for t in part] for part in (self.a, self.b))
+        frozen: Any = None if self.frozen is None else tuple(t.to(dtype) for t in self.frozen)
+        plan = GroupPlan(self.sizes, 0.5, self.shared, self.own, transposed=False, ragged=True, **how)
+        y = banked_linear(x, weight, None, plan, a, b, frozen=frozen)
+        y.backward(self.grad.to(dtype))
+        return [y.detach(), *(t.grad for t in (x, *a, *b) if t.grad is not None)]
+
+
+LAYERS = [
+    ((100, 33, 5, 1, 64), 64, 96, 8, 8, 0),
+    ((300, 129), 160, 64, 16, 16, 0),
+    ((77,), 128, 64, 16, 0, 24),
+    ((20, 40, 31), 64, 64, 0, 4, 8),
+    ((140, 31), 96, 64, 40, 33, 5),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_equals_the_plain_formula(layer: tuple[Any, ...]) -> None:
+    case = Layer(*layer)
+    wanted = case.run(torch.float64)
+    got, plain = case.run(torch.bfloat16, tiled=True), case.run(torch.bfloat16)
+    assert len(got) == len(wanted) == len(plain)
+    for mine, theirs, exact in zip(got, plain, wanted, strict=True):
+        error, usual = ((t.double() - exact).norm() / exact.norm() for t in (mine, theirs))
+        assert float(error) < max(1.1 * float(usual), 1e-3)
+
+
+def test_groups_know_nothing_of_each_other() -> None:
+    """A group of infinities and one that is not a number beside it leave the others as they are."""
+    case = Layer((45, 20, 70), 64, 64, 0, 8, 0)
+    before = case.run(torch.bfloat16, tiled=True)
+    case.x[45:65] = float("inf")
+    case.grad[45:65] = float("nan")
+    after = case.run(torch.bfloat16, tiled=True)
+    for old, new in zip(before[:2], after[:2], strict=True):
+        assert torch.equal(old[:45], new[:45])
+        assert torch.equal(old[65:], new[65:])
+    for place in (0, 2):
+        assert torch.equal(before[2 + place], after[2 + place])
+        assert torch.equal(before[5 + place], after[5 + place])
+
+
+def test_threads_change_nothing(threads: None) -> None:
+    case = Layer((700, 333, 90), 96, 128, 8, 8, 8)
+    torch.set_num_threads(1)
+    one = case.run(torch.bfloat16, tiled=True)
+    torch.set_num_threads(3)
+    three = case.run(torch.bfloat16, tiled=True)
+    # The frozen layer's own product is PyTorch's, so what is compared is the gradients of the factors.
+    for mine, theirs in zip(one[2:], three[2:], strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_what_is_taken() -> None:
+    x = torch.zeros(3, 64, dtype=torch.bfloat16)
+    assert takes(x, 96)
+    assert not takes(x, 80)
+    assert not takes(x[:, :48], 96)
+    assert not takes(x.float(), 96)
