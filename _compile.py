@@ -6,9 +6,12 @@ behind, which Python then takes for a namespace package and imports instead of a
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from ._files import user_cache
@@ -32,14 +35,15 @@ def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`function` compiled by numba on its first call, without the GIL; `options` as of `numba.njit`.
 
     The compiled code is cached in `NUMBA_CACHE_DIR`, else in Kinfold's cache folder; where neither can be written, each
-    process compiles anew.
+    process compiles anew. numba compiles again when the function's own file has changed; a folder for each state of the
+    other files, of which functions are compiled in, sees to the rest.
     """
     import numba
     from numba.core import config as numba_config
 
     config: Any = numba_config  # its settings are set at run time, where no checker sees them
     given = config.CACHE_DIR
-    folder = given or str(user_cache() / "kernels")
+    folder = str(Path(given or user_cache() / "kernels", *_state_of_helpers(function)))
     try:
         # numba asks for its folder while it decorates, and only then.
         config.CACHE_DIR = folder
@@ -49,9 +53,26 @@ def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return compiled
 
 
+def _state_of_helpers(function: Callable[..., Any]) -> tuple[str, ...]:
+    """One name for the contents of all other files with functions that `function` calls by name; none without such."""
+    own = function.__code__.co_filename
+    files: set[str] = set()
+    seen: set[Any] = set()
+    left: list[Any] = [function]
+    while left:
+        one = left.pop()
+        seen.add(one)
+        files.add(one.__code__.co_filename)
+        called = (one.__globals__.get(name) for name in one.__code__.co_names)
+        left += [f for f in called if isinstance(f, FunctionType) and f not in seen]
+    digest = hashlib.sha256()
+    for file in sorted(files - {own}):
+        digest.update(Path(file).read_bytes())
+    return (digest.hexdigest()[:16],) if files - {own} else ()
+
+
 def _writable(folder: str) -> bool:
     import tempfile
-    from pathlib import Path
 
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ class Packed:
         """The tightest resource of which items need different amounts, so that one may trade for two; else −1."""
         tightness = [
             float(size.sum()) / max(1.0, float(most.max())) if size.min() < size.max() else -1.0
-            for size, most in zip(self.sizes, self.upper, strict=True)
+            for size, most in zip(self.core.sizes, self.upper, strict=True)
         ]
         return int(np.argmax(tightness)) if max(tightness, default=-1.0) > 1.0 else -1
 
@@ -80,10 +80,13 @@ def pack(core: Core) -> Packed:
     shrink = min(1.0, (_EXACT - 4.0 * (n + most)) / span)
     whole = np.rint(gain * shrink)
     whole[core.conflict] = -np.ceil(1.05 * reach * shrink + 1.0)
-    laid = np.zeros((n, blocks, width), dtype=np.float32)
-    laid.reshape(n, padded)[:, :n] = whole
-    conflict = np.zeros((n, padded), dtype=np.uint8)
-    conflict[:, :n] = core.conflict
+    # Item n is nobody, who stands in where a step has no second or third item.
+    laid = np.zeros((n + 1, blocks, width), dtype=np.float32)
+    laid.reshape(n + 1, padded)[:n, :n] = whole
+    conflict = np.zeros((n + 1, padded), dtype=np.uint8)
+    conflict[:n, :n] = core.conflict
+    sizes = np.zeros((len(core.sizes), n + 1), dtype=np.int64)
+    sizes[:, :n] = core.sizes
     if core.labelled:
         upper, lower = core.upper, core.lower
     else:
@@ -105,7 +108,7 @@ def pack(core: Core) -> Packed:
         gain=laid,
         conflict=conflict,
         weight=weight.reshape(resources, blocks, width),
-        sizes=np.ascontiguousarray(core.sizes),
+        sizes=sizes,
         upper=np.ascontiguousarray(upper),
         lower=np.ascontiguousarray(lower),
         ceiling=ceiling,

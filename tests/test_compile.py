@@ -44,3 +44,33 @@ def test_numbas_own_setting_is_left_alone() -> None:
 
     assert kernel(lambda x: x + 1)(1) == 2
     assert before == config.CACHE_DIR
+
+
+_KERNEL = """
+from kinfold._compile import kernel
+from helper import more
+
+def step(x):
+    return more(x)
+
+print(kernel(step)(1))
+"""
+_HELPER = """
+from numba.extending import register_jitable
+
+@register_jitable
+def more(x):
+    return x + {}
+"""
+
+
+def test_a_kernel_is_compiled_anew_when_a_function_from_another_file_changes(tmp_path: Path) -> None:
+    """numba looks at the kernel's own file only, and would go on with the old code."""
+    (tmp_path / "kernel_file.py").write_text(_KERNEL)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for number in (1, 2, 1):
+        (tmp_path / "helper.py").write_text(_HELPER.format(number))
+        done = subprocess.run(
+            [sys.executable, "-B", "kernel_file.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.stdout == f"{1 + number}\n", done.stderr

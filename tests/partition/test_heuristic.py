@@ -68,7 +68,7 @@ def test_what_the_kernel_returns_is_feasible_and_its_value_is_true(k, seed, heat
     assert core.feasible(best)
     # The packed gains, summed by other means: what the kernel adds up step by step must be just that.
     n = core.n
-    whole = packed.gain.reshape(n, -1)[:, :n].astype(np.int64)
+    whole = packed.gain.reshape(n + 1, -1)[:n, :n].astype(np.int64)
     assert (whole[~core.conflict] == np.rint(core.gain * packed.shrink)[~core.conflict]).all()
     same = np.triu(best[:, None] == best[None, :], 1)
     assert value == whole[same].sum() - packed.kappa * len(np.unique(best))
