@@ -71,7 +71,7 @@ def settled(study: str, name: str, asked: Mapping[str, Any], *, beside: Collecti
     if not path.exists():
         return False
     value = json.loads(path.read_text())
-    defaults = plain({"train": TrainSettings().to_dict(), "plan": _plan_defaults()})
+    defaults = plain({"train": TrainSettings().to_dict(), "plan": _plan_defaults(), "equal": "tokens"})
     if "asked" not in value or not same(value["asked"], plain(asked), defaults):
         return False
     folders = [STORE / one / "records" for one in (study, *beside)]

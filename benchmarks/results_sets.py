@@ -22,6 +22,7 @@ from _frozen import lower_layers_kept, targets
 from _results import ENCODER, SMALL, Base, corpora_of, work_folder
 from _results_shelf import Shelf, plain, settled
 from kinfold import compare
+from kinfold.app.compare.settings import CompareSettings
 from kinfold.metrics import MeasureSettings, Relations
 from kinfold.partition import PlanSettings
 from kinfold.partition.expectation import expectation
@@ -38,8 +39,11 @@ METHODS = (
 )
 # Beside the three sets of the first question: the main rivals alone.
 ASKED = dict.fromkeys(("reviews-short", "reviews-text"), ("plan", "joint", "random", "independent"))
+# The second accounting: ranks fitted so that as many parameters are trained as by the plan, whose runs are the set's.
+EQUAL = {"prose-equal": "prose"}
+ASKED |= dict.fromkeys(EQUAL, ("plan", "joint", "independent"))
 SEEDS = (0, 1, 2)
-DRAWS = {"reviews": 3, "reviews-short": 1, "prose": 4, "demo": 4, "reviews-text": 1}
+DRAWS = {"reviews": 3, "reviews-short": 1, "prose": 4, "demo": 4, "reviews-text": 1, "prose-equal": 1}
 LOWER = {"reviews": 5, "reviews-short": 4}
 BUDGET = {"domains": 4}
 # The objective decides how many stages there are (None, as records from before "free" had a name have it).
@@ -81,6 +85,7 @@ SETS: dict[str, TrainSettings] = {
     ),
 }
 MEASURED = MeasureSettings(permutations=100)
+SETS |= {name: SETS[like] for name, like in EQUAL.items()}
 # Four stages of four on the last set, so that sizes and their order are no part of what is compared.
 PLANNED = {"reviews-text": PlanSettings(budget=BUDGET, stages=4)}
 
@@ -126,6 +131,7 @@ def asked_of(name: str, methods: Sequence[str], seeds: Sequence[int]) -> dict[st
         "seeds": list(seeds),
         "draws": DRAWS[name],
         "lower": LOWER.get(name),
+        "equal": "parameters" if name in EQUAL else "tokens",
         "texts": corpora_of(name).fingerprints,
         "base": base_of(name).identity,
     }
@@ -151,9 +157,10 @@ def main() -> None:
     methods = tuple(options.methods.split(",")) if options.methods else ASKED.get(name, METHODS)
     seeds = tuple(int(word) for word in options.seeds.split(","))
     asked = asked_of(name, methods, seeds)
-    if settled(name, "compare", asked):
+    beside = (EQUAL[name],) if name in EQUAL else ()
+    if settled(name, "compare", asked, beside=beside):
         return
-    shelf = Shelf(name, base_of(name))
+    shelf = Shelf(name, base_of(name), beside=beside)
     lower = LOWER.get(name)
     try:
         with contextlib.ExitStack() as stack:
@@ -170,7 +177,7 @@ def main() -> None:
                 measure_settings=MEASURED,
                 methods=methods,
                 seeds=seeds,
-                draws=DRAWS[name],
+                settings=CompareSettings(draws=DRAWS[name], equal="parameters" if name in EQUAL else "tokens"),
             )
     finally:
         shelf.take_in()
