@@ -29,6 +29,7 @@ from ._given import (
     given_settings,
     plan_of,
 )
+from .identity import for_model, other_model
 
 if TYPE_CHECKING:
     from ..corpora import Corpora
@@ -116,12 +117,15 @@ def measure(
     resolved = given_settings(MeasureSettings, settings, overrides, "measure")
     opened = given_corpora(corpora)
     require_domains(opened)
-    relations = run(
-        opened,
-        tokenizer=os.fspath(tokenizer) if tokenizer is not None else os.fspath(model) if model is not None else None,
-        settings=resolved,
-        seed=seed,
-        progress=progress,
+    relations = for_model(
+        run(
+            opened,
+            tokenizer=os.fspath(tokenizer) if tokenizer is not None else None if model is None else os.fspath(model),
+            settings=resolved,
+            seed=seed,
+            progress=progress,
+        ),
+        model,
     )
     if out is not None:
         relations.save(Path(out))
@@ -147,7 +151,7 @@ def plan(
         What :func:`measure` returned, or the folder it wrote.
     model, train
         Base model and settings of the training to come, for budgets that follow from them: `gpu_memory` in bytes and
-        `adapter_parameters`. Only the model's configuration is read.
+        `adapter_parameters`. The plan keeps the model's fingerprint, and training with another is warned of.
     settings
         A :class:`~kinfold.partition.PlanSettings` or a mapping of some of its fields.
     out
@@ -174,12 +178,7 @@ def plan(
         train=given_settings(TrainSettings, train, {}, "train"),
         progress=progress,
     )
-    made = make_plan(
-        known,
-        settings=resolved,
-        seed=seed,
-        progress=progress,
-    )
+    made = for_model(make_plan(known, settings=resolved, seed=seed, progress=progress), model)
     if out is not None:
         made.save(Path(out))
     return made
@@ -246,6 +245,8 @@ def train(
     ours = not (out / "run.json").exists()
     resolved = given_settings(TrainSettings, settings, overrides, "train")
     opened = given_corpora(corpora)
+    for difference in other_model(made, known, model):
+        progress.warn(difference)
     replanner = None
     if resolved.replan:
         from .replanning import make_replanner

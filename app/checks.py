@@ -9,9 +9,10 @@ from typing import Any
 from .._hub import hub_options
 from .._progress import Progress
 from ..errors import CorpusError, ModelError
-from ._given import given_plan
+from ._given import find_relations, given_plan, given_relations
 from .config import KinfoldConfig
-from .progress import clean
+from .identity import other_model
+from .progress import clean, warning_line
 
 __all__ = ["Checked", "checked"]
 
@@ -50,7 +51,7 @@ class Checked:
         # A warning that only repeats a record listed above says nothing new.
         listed = [text for domain in self.summary.domains for text in domain.problems] if self.summary else []
         new = [text for text in self.warnings if not any(text.endswith(problem) for problem in listed)]
-        parts += [f"warning: {clean(text)}" for text in new]
+        parts += [warning_line(text) for text in new]
         if not self.bad:
             parts.append("Everything can be used." if not self.warnings else "Usable, with the warnings above.")
         return parts
@@ -97,6 +98,10 @@ def checked(config: KinfoldConfig, plan: Path | None, progress: Progress) -> Che
         result.plan = _check_plan(plan, None)
     if config.model is not None:
         result.model = check_model(config.model)
+        if plan is not None:
+            made, beside = given_plan(plan), find_relations(plan)
+            relations = None if beside is None else given_relations(beside)
+            result.warnings += other_model(made, relations, config.model)
     return result
 
 

@@ -20,7 +20,7 @@ __all__ = ["corpora_of", "register"]
 CorporaArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[CORPORA]",
+        metavar="CORPORA",
         help="Folder with one file or sub-folder per domain, or a YAML manifest.",
         show_default=False,
     ),
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
     @command(app)
     def init(
         common: Common,
-        file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write.")] = Path("kinfold.yaml"),
+        file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("kinfold.yaml"),
         corpora: Annotated[str | None, typer.Option("--corpora", help="Corpora to put into it.")] = None,
         model: Annotated[str | None, typer.Option("--model", help="Base model to put into it.")] = None,
         force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,

@@ -5,12 +5,13 @@ A setting's flag takes its help and default from the settings dataclass it sets,
 
 from __future__ import annotations
 
+import csv
 import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
@@ -147,7 +148,10 @@ def pairs(items: Sequence[str] | None, flag: str, kind: Callable[[str], Any] = f
 
 
 def groups(items: Sequence[str] | None, flag: str) -> list[list[str]] | None:
-    """`["a,b", "c,d"]` as lists of domain names.
+    """`["a,b", "c,d"]` as lists of domain names; a name that holds a comma stands in double quotes, as in CSV.
+
+    >>> groups(["law, news", '"acme, inc.",news'], "--must-link")
+    [['law', 'news'], ['acme, inc.', 'news']]
 
     Raises
     ------
@@ -156,7 +160,8 @@ def groups(items: Sequence[str] | None, flag: str) -> list[list[str]] | None:
     """
     result = []
     for item in items or ():
-        names = [name.strip() for name in item.split(",") if name.strip()]
+        rows = csv.reader([" ".join(item.splitlines())], skipinitialspace=True)
+        names = [name.strip() for row in rows for name in row if name.strip()]
         if len(names) < 2:
             raise ConfigError(f"{flag} {item}: must name two or more domains with commas, for example {flag} a,b.")
         result.append(names)
@@ -275,6 +280,15 @@ _COMMON: dict[str, tuple[Any, Any]] = {
 }
 
 
+def _without_value(annotation: Any) -> None:
+    """A switch takes no value: the help shows none beside it, whatever Typer's version makes of its type."""
+    kind, *infos = get_args(annotation)
+    if bool in (kind, *get_args(kind)):
+        for info in infos:
+            if info.metavar is None:
+                info.metavar = ""
+
+
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command whose first parameter is a :class:`Common`; Typer sees the common options instead of it."""
 
@@ -285,6 +299,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
             for key, (annotation, default) in _COMMON.items()
         ]
         parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + shared
+        for item in parameters:
+            _without_value(item.annotation)
 
         @functools.wraps(body)
         def run(**values: Any) -> None:

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         relations: Annotated[
             Path | None,
             typer.Argument(
-                metavar="[RELATIONS]",
+                metavar="RELATIONS",
                 help="Folder that kinfold measure wrote (default: relations).",
                 show_default=False,
             ),
@@ -53,7 +53,10 @@ def register(app: typer.Typer) -> None:
             list[str] | None, setting("minimum", metavar="NAME=NUMBER", example="--minimum domains=2")
         ] = None,
         must_link: Annotated[
-            list[str] | None, setting("must_link", metavar="A,B", example="--must-link law,news")
+            list[str] | None,
+            setting(
+                "must_link", metavar="A,B", example="""--must-link law,news (a name with a comma: '"a, b",news')"""
+            ),
         ] = None,
         cannot_link: Annotated[
             list[str] | None, setting("cannot_link", metavar="A,B", example="--cannot-link law,code")
@@ -117,6 +120,7 @@ def register(app: typer.Typer) -> None:
         added: tuple[str, ...] = ()
         if extend is not None:
             from ..partition import extend_plan
+            from .identity import for_model
             from .resources import sized_by_model, typical_lengths
 
             # Without settings of its own, an extension keeps those of the plan it extends.
@@ -137,7 +141,7 @@ def register(app: typer.Typer) -> None:
                 seed=config.seed,
                 progress=common.progress,
             )
-            made, added = extension.plan, extension.added
+            made, added = for_model(extension.plan, config.model), extension.added
             made.save(out)
             common.session.show(*extension.lines(), "")
         else:

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
         plan: Annotated[
             Path | None,
             typer.Argument(
-                metavar="[PLAN]", help="File that kinfold plan wrote (default: plan.json).", show_default=False
+                metavar="PLAN", help="File that kinfold plan wrote (default: plan.json).", show_default=False
             ),
         ] = None,
         corpora: Annotated[Path | None, setting("corpora")] = None,

@@ -54,7 +54,9 @@ def commands_reference() -> str:
             if (parameter.name or "") in ("config", "sets", "seed", "as_json", "quiet", "debug", "help"):
                 continue
             names = ", ".join([*parameter.opts, *parameter.secondary_opts])
-            shown = f"`{parameter.metavar or names}`" if parameter.param_type_name == "argument" else f"`{names}`"
+            shown = f"`{names}`"
+            if parameter.param_type_name == "argument":
+                shown = f"`{parameter.metavar}`" if parameter.required else f"`[{parameter.metavar}]`"
             lines.append(f"| {shown} | {_cell(str(getattr(parameter, 'help', '') or ''))} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -57,7 +57,8 @@ class Relations:
     tokens, documents, characters : ndarray (k,), int64
         Size of the measured split.
     fingerprints : dict
-        ``{"corpora": {name: hash}, "tokenizer": hash, "embedder": str, "settings": hash}``.
+        ``{"corpora": {name: hash}, "tokenizer": hash, "embedder": str, "settings": hash}``; "model" too, a hash, where
+        :func:`kinfold.measure` was given one.
     settings : dict
         The resolved settings.
     seed : int
