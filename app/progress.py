@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
     from rich.table import Column
+    from rich.text import Text
 
-__all__ = ["BarProgress", "PlainProgress", "clean", "human_time", "make_progress"]
+__all__ = ["BarProgress", "PlainProgress", "clean", "human_time", "make_progress", "warning_line"]
 
 
 def clean(text: str) -> str:
@@ -33,6 +34,13 @@ def clean(text: str) -> str:
     return "".join(
         character if character.isprintable() else " " if character in "\n\r\t" else "\ufffd" for character in text
     )
+
+
+def warning_line(message: str) -> Text:
+    """`warning: message`, to be wrapped at words where the terminal is narrower."""
+    from rich.text import Text
+
+    return Text.assemble(("warning: ", "yellow"), clean(message))
 
 
 def human_time(seconds: float) -> str:
@@ -289,9 +297,7 @@ class BarProgress:
 
     def warn(self, message: str) -> None:
         """One line that the user should act on."""
-        from rich.text import Text
-
-        self.console.print(Text.assemble(("warning: ", "yellow"), clean(message)))
+        self.console.print(warning_line(message))
 
 
 def make_progress(*, quiet: bool = False, stream: TextIO | None = None) -> Progress:

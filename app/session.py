@@ -106,12 +106,19 @@ class Session:
         return not (self.as_json or self.quiet)
 
     def show(self, *renderables: Any) -> None:
-        """Print Rich renderables or plain text for people; texts are never read as markup."""
+        """Print Rich renderables or plain text for people; texts are never read as markup.
+
+        A string stays one line, so that a command or path in it can be copied; a Rich text is wrapped at words, but
+        on terminals only: in a file a sentence is a line.
+        """
         if not self.for_people:
             return
+        from rich.text import Text
+
         console = self.console()
         for item in renderables:
-            console.print(item, markup=False, highlight=False, soft_wrap=isinstance(item, str))
+            whole = isinstance(item, str) or (isinstance(item, Text) and not console.is_terminal)
+            console.print(item, markup=False, highlight=False, soft_wrap=whole)
 
     def console(self) -> Any:
         """A Rich console on standard output: 80 columns unless the terminal is wider, plain unless it is one."""

@@ -54,7 +54,8 @@ def _name(name: str) -> Any:
 
 
 def _number(value: Any, digits: int = 3) -> str:
-    return "-" if value is None else f"{float(value):.{digits}f}"
+    # Adding 0 after rounding takes the sign from a zero.
+    return "-" if value is None else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
 def solvers_table(plan: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from .._progress import SILENT, Progress
 from ..errors import CorpusError, InputError
 from .domain import Domain
-from .summary import CorpusSummary, scan_domain, warnings_of
+from .summary import CorpusSummary, scan_domain, warnings_of, warnings_of_all
 
 __all__ = ["Corpora", "require_domains"]
 
@@ -102,6 +102,7 @@ class Corpora:
                 summaries.append(summary)
                 warnings += warnings_of(summary)
                 task.advance()
+        warnings += warnings_of_all(summaries)
         return CorpusSummary(tuple(summaries), self.ignored, tuple(warnings))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .domain import Domain
 from .record import SPLITS, Record, sort_labels
 
-__all__ = ["CorpusSummary", "DomainSummary", "scan_domain", "warnings_of"]
+__all__ = ["CorpusSummary", "DomainSummary", "scan_domain", "warnings_of", "warnings_of_all"]
 
 _MOST_LABELS = 1000
 
@@ -148,12 +148,30 @@ def warnings_of(summary: DomainSummary) -> Iterator[str]:
     for split in ("train", "test"):
         if not summary.documents[split]:
             yield f"{name}: no record belongs to the {split} split; add some, or leave all splits out."
-    if summary.leaked:
-        yield (
-            f"{name}: {summary.leaked} validation or test records are also in the training split, so its results will "
-            "flatter; remove them from one side."
-        )
     if summary.duplicates > 0.1 * total:
-        yield f"{name}: {summary.duplicates} of {total} records are duplicates; check that this is meant."
+        yield f"{name}: {summary.duplicates:,} of {total:,} records are duplicates; check that this is meant."
     if len(summary.labels) >= _MOST_LABELS:
         yield f"{name}: has {_MOST_LABELS} labels or more; check that the label is a class."
+
+
+def warnings_of_all(summaries: Iterable[DomainSummary]) -> Iterator[str]:
+    """What is said once for all domains, the worst first."""
+    leaked = [found for found in summaries if found.role == "planned" and found.leaked]
+    if leaked:
+        counts = _counts(sorted(leaked, key=lambda found: (-found.leaked, found.name)))
+        yield (
+            f"validation or test records are also in the training split, so results will flatter: {counts}; "
+            "remove them from one side."
+        )
+
+
+def _counts(leaked: Sequence[DomainSummary], most: int = 6) -> str:
+    """`magazines 85 of 600, dvd 5 of 600, and 3 more domains`."""
+    parts = []
+    for found in leaked[:most]:
+        held = found.documents["validation"] + found.documents["test"]
+        parts.append(f"{found.name} {found.leaked:,} of {held:,}")
+    more = len(leaked) - most
+    if more > 0:
+        parts.append(f"and {more} more domain{'s' * (more > 1)}")
+    return ", ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from kinfold.app.tables import export_table, solvers_table, validation_table
+from kinfold.app.tables import explain_table, export_table, solvers_table, validation_table
 from rich.console import Console
 
 
@@ -58,3 +58,10 @@ def test_an_export_of_long_names_is_one_line_a_domain() -> None:
     assert max(map(len, (header, long, law))) <= 80
     assert long.split()[1] == "-"  # merged weights have no rank
     assert law.split() == ["law", "24", "stage", "2", "0", "5.0e-07"]
+
+
+def test_a_gain_of_nothing_has_no_sign() -> None:
+    why = {"stage": 0, "gain": -1e-12, "best_other": None, "best_other_gain": -0.0, "margin": -0.0004, "binding": []}
+    plan = SimpleNamespace(stages=(("law",),), explain={"law": why})
+    _, row = lines(explain_table(plan))
+    assert row.split() == ["law", "1", "0.000", "alone:", "0.000", "0.000"]

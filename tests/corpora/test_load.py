@@ -303,7 +303,7 @@ def test_a_scan_counts_duplicates_and_leaks(tmp_path: Path, monkeypatch: pytest.
     write(tmp_path / "b.jsonl", rows("c", 50) * 2)
     summary = load_corpora(tmp_path).scan()
     assert [(found.duplicates, found.leaked) for found in summary.domains] == [(6, 4), (50, 0)]
-    assert any("a: 4 validation or test records are also in the training split" in line for line in summary.warnings)
+    assert any("results will flatter: a 4 of 12; remove" in line for line in summary.warnings)
     assert any("b: 50 of 100 records are duplicates" in line for line in summary.warnings)
     # With less room than contents: an estimate, still near.
     monkeypatch.setattr("kinfold.corpora.summary._Twins.MOST", 300)
