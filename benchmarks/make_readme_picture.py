@@ -7,9 +7,6 @@ and run.png (the API's own figures). Without Chromium only the figures are made,
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,22 +14,11 @@ from pathlib import Path
 from kinfold.app.report import write_report
 from kinfold.stages import Run
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from report_browser import Browser, find_chromium
+
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 LIMIT = 300_000
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--force-color-profile=srgb",
-)
 
 
 def shrink(path: Path) -> None:
@@ -45,28 +31,6 @@ def shrink(path: Path) -> None:
     if path.stat().st_size > LIMIT:
         sys.exit(f"{path}: {path.stat().st_size:,} bytes is more than {LIMIT:,}; make the picture smaller.")
     print(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}  {path.stat().st_size:,} bytes")
-
-
-def screenshot(chromium: str, page: Path, target: Path, *, dark: bool, width: int, height: int) -> None:
-    """One picture of the top of the page, in one colour scheme."""
-    with tempfile.TemporaryDirectory() as profile:
-        scheme = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
-        subprocess.run(
-            [
-                chromium,
-                *FLAGS,
-                *scheme,
-                f"--user-data-dir={profile}",
-                f"--window-size={width},{height}",
-                "--force-device-scale-factor=1",
-                "--virtual-time-budget=3000",
-                f"--screenshot={target}",
-                page.resolve().as_uri(),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
 
 
 def main() -> None:
@@ -85,16 +49,20 @@ def main() -> None:
     for name, figure in figures.items():
         figure.savefig(given.out / f"{name}.png", dpi=110)
         shrink(given.out / f"{name}.png")
-    named = os.environ.get("KINFOLD_CHROMIUM")
-    chromium = named or next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+    chromium = find_chromium()
     if chromium is None:
         print("no Chromium on this machine: the pictures of the report were not made.")
         return
     with tempfile.TemporaryDirectory() as folder:
         page = write_report(run, Path(folder) / "report.html")
-        for name, dark in (("report-light", False), ("report-dark", True)):
-            screenshot(chromium, page, given.out / f"{name}.png", dark=dark, width=1200, height=1720)
-            shrink(given.out / f"{name}.png")
+        browser = Browser(chromium, Path(folder) / "profile")
+        try:
+            for name, dark in (("report-light", False), ("report-dark", True)):
+                browser.open(page, width=1200, height=1720, dark=dark)
+                browser.shoot(given.out / f"{name}.png", full=False)
+                shrink(given.out / f"{name}.png")
+        finally:
+            browser.close()
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def _serving(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not both:
         return None
     own = sorted(row["name"] for row in both if row["snapshot"] < row["final"])
-    return {"own": own, "last": len(both) - len(own), "domains": len(both)}
+    last = sorted(row["name"] for row in both if not row["snapshot"] < row["final"])
+    return {"own": own, "last": last, "domains": len(both)}
 
 
 def _row(name: str, evaluation: Mapping[str, Any], frame: Frame) -> dict[str, Any]:

@@ -314,4 +314,4 @@ def test_taking_it_away_names_the_backbone_that_scored_better() -> None:
     values = evaluation(dict.fromkeys(NAMES, (-0.1, -0.3, 0.1)))
     assert outcome_view(values, FRAME)["serving"] is None  # no snapshots, nothing to choose
     values["snapshot"] = {name: {"loss": 2.8 if name in ("b", "d") else 2.95} for name in NAMES}
-    assert outcome_view(values, FRAME)["serving"] == {"own": ["b", "d"], "last": 2, "domains": 4}
+    assert outcome_view(values, FRAME)["serving"] == {"own": ["b", "d"], "last": ["a", "c"], "domains": 4}
