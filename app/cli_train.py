@@ -251,12 +251,12 @@ def _show_run(common: Common, run: Any) -> None:
     evaluation = run.evaluation
     if common.session.for_people:
         from .report.terminal import outcome_table
-        from .tables import accuracy_table
+        from .tables import accuracy_table, answers_table, features_line
 
         common.session.show(outcome_table(evaluation))
-        accuracy = accuracy_table(evaluation)
-        if accuracy is not None:
-            common.session.show("", accuracy)
+        for part in (accuracy_table(evaluation), answers_table(evaluation), features_line(evaluation)):
+            if part is not None:
+                common.session.show("", part)
         for record in run.replans:
             common.session.show(f"Re-planned after stage {record['stage'] + 1}: {record['why']}.")
     common.session.answer(

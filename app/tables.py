@@ -11,11 +11,14 @@ from typing import Any
 from .progress import clean, human_time
 
 __all__ = [
+    "ANSWERS",
     "accuracy_table",
     "agreement_table",
+    "answers_table",
     "dry_run_views",
     "explain_table",
     "export_table",
+    "features_line",
     "human_bytes",
     "solvers_table",
     "validation_table",
@@ -59,35 +62,44 @@ def _number(value: Any, digits: int = 3) -> str:
 
 
 def solvers_table(plan: Any) -> Any:
-    """Every solver's objective and gap beside the plan's, the best first; where groups had to be repaired, that too."""
+    """Every solver's objective, the best first, what it falls short of the plan's, and whose groups were repaired.
+
+    Short in units of the objective, as in the report: a share means nothing where an objective may be 0.
+    """
     from rich.text import Text
 
     table = _table(
         ("solver", "left"),
         ("objective", "right"),
-        ("gap", "right"),
+        ("falls short", "right"),
         ("stages", "right"),
         ("time", "right"),
         ("", "left"),
     )
     rows = [row for row in plan.solvers if row.get("objective") is not None]
     for row in sorted(rows, key=lambda row: -float(row["objective"])):
-        gap = row.get("gap")
+        short = None if plan.objective is None else float(plan.objective) - float(row["objective"])
         stages = row.get("stages")
         count = len(stages) if isinstance(stages, (list, tuple)) else stages
         seconds = row.get("seconds")
         table.add_row(
-            Text(clean(str(row["name"]))),
+            _solver(row),
             _number(row["objective"]),
-            "-" if gap is None else f"{float(gap):.1%}" if gap > 1e-9 else "0",
+            "-" if short is None else _number(short) if abs(short) > 1e-9 else "0",
             "-" if count is None else str(count),
             "-" if seconds is None else human_time(float(seconds)),
             Text("repaired" if row.get("repaired") else "", style="dim"),
         )
     failed = [row for row in plan.solvers if row.get("objective") is None]
     for row in failed:
-        table.add_row(Text(clean(str(row["name"])), style="dim"), "no plan", "-", "-", "-", "")
+        table.add_row(_solver(row, "dim"), "no plan", "-", "-", "-", "")
     return table
+
+
+def _solver(row: Mapping[str, Any], style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(clean(str(row["name"])).replace("_", " "), style=style)
 
 
 def explain_table(plan: Any) -> Any:
@@ -125,23 +137,62 @@ def _stage(value: Any) -> str:
 
 
 def accuracy_table(evaluation: Mapping[str, Any]) -> Any | None:
-    """Accuracy per domain before and after, with the change's paired interval; None where nothing was classified."""
+    """Accuracy and macro-F1 per domain before and after; None where nothing was classified.
+
+    The change of the accuracy has a paired interval.
+    """
     if not any("accuracy" in row for row in evaluation["final"].values()):
         return None
     table = _table(
-        ("accuracy", "left"), ("before", "right"), ("after", "right"), ("change", "right"), ("95 % interval", "right")
+        ("accuracy", "left"),
+        ("before", "right"),
+        ("after", "right"),
+        ("change", "right"),
+        ("95 % interval", "right"),
+        ("macro-F1", "right"),
     )
     for name in evaluation["domains"]:
-        change = evaluation["change"][name]["final"]
+        before, final, change = (evaluation[key][name] for key in ("before", "final", "change"))
+        change = change["final"]
         low, high = change.get("accuracy_low"), change.get("accuracy_high")
         table.add_row(
             _name(name),
-            f"{evaluation['before'][name]['accuracy']:.1%}",
-            f"{evaluation['final'][name]['accuracy']:.1%}",
+            f"{before['accuracy']:.1%}",
+            f"{final['accuracy']:.1%}",
             f"{100 * change['accuracy']:+.1f}",
             "-" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}",
+            _before_after(before, final, "f1"),
         )
     return table
+
+
+def answers_table(evaluation: Mapping[str, Any]) -> Any | None:
+    """Freely generated answers judged against the references, before and after; None where none were generated."""
+    rows = [name for name in evaluation["domains"] if evaluation["final"].get(name, {}).get("answers")]
+    if not rows:
+        return None
+    table = _table(("answers", "left"), ("prompts", "right"), *((title, "right") for title in ANSWERS.values()))
+    for name in rows:
+        before, final = evaluation["before"][name], evaluation["final"][name]
+        table.add_row(_name(name), str(final["answers"]), *(_before_after(before, final, key) for key in ANSWERS))
+    return table
+
+
+ANSWERS = {"exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L"}
+
+
+def _before_after(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str:
+    pair = (before.get(key), after.get(key))
+    return " → ".join("-" if value is None else f"{float(value):.1%}" for value in pair)
+
+
+def features_line(evaluation: Mapping[str, Any]) -> str | None:
+    """The H-score before and after in one sentence; None where nothing was classified."""
+    found = evaluation.get("h_score")
+    if not found:
+        return None
+    before, after = float(found["before"]), float(found["after"])
+    return f"H-score, how well features separate the labels: {before:.3f} before, {after:.3f} after"
 
 
 def validation_table(relations: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..tables import ANSWERS
 from ._frame import Frame, entry, finite, number, pack, places, plural
 
 __all__ = ["LEAST_LOST", "outcome_view", "unit_of", "verdict"]
@@ -43,6 +44,8 @@ def outcome_view(evaluation: Mapping[str, Any] | None, frame: Frame) -> dict[str
         "counts": counts,
         "has_snapshot": any(row["snapshot_change"] is not None for row in rows),
         "has_accuracy": any(row["accuracy_before"] is not None for row in rows),
+        "has_f1": any(row["f1_before"] is not None for row in rows),
+        "answers": [row for row in rows if row["answers"]],
         "has_interval": any(row["low"] is not None for row in rows),
         "forgetting": _forgetting(evaluation, frame),
         "backward": finite(entry(evaluation, "forgetting", "backward_transfer")),
@@ -72,7 +75,9 @@ def _row(name: str, evaluation: Mapping[str, Any], frame: Frame) -> dict[str, An
     for key, part in (("before", "before"), ("snapshot", "snapshot"), ("final", "final")):
         out[key] = finite(entry(evaluation, part, name, "loss"))
         out[f"perplexity_{key}"] = finite(entry(evaluation, part, name, "perplexity"))
-        out[f"accuracy_{key}"] = finite(entry(evaluation, part, name, "accuracy"))
+        for score in ("accuracy", "f1", *ANSWERS):
+            out[f"{score}_{key}"] = finite(entry(evaluation, part, name, score))
+    out["answers"] = finite(entry(evaluation, "final", name, "answers"))
     out["documents"] = finite(entry(evaluation, "before", name, "documents"))
     which = "final" if entry(evaluation, "change", name, "final") else "snapshot"
     out["which"] = which

@@ -5,7 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from kinfold.app.tables import explain_table, export_table, solvers_table, validation_table
+from kinfold.app.tables import (
+    accuracy_table,
+    answers_table,
+    explain_table,
+    export_table,
+    features_line,
+    solvers_table,
+    validation_table,
+)
 from rich.console import Console
 
 
@@ -31,16 +39,16 @@ def test_validation_shows_chance_and_what_a_measure_beats() -> None:
     assert max(map(len, rows)) <= 80
 
 
-def test_solvers_show_the_gap_to_what_is_proved_and_who_was_repaired() -> None:
+def test_solvers_show_what_they_fall_short_of_and_who_was_repaired() -> None:
     rows = (
         {"name": "kinfold", "objective": 9.0, "gap": 0.0, "seconds": 0.2, "stages": 4, "repaired": False},
-        {"name": "random", "objective": 4.5, "gap": 0.5, "seconds": 0.2, "stages": 4, "repaired": True},
+        {"name": "all_in_one", "objective": 4.5, "gap": 0.5, "seconds": 0.2, "stages": 4, "repaired": True},
         {"name": "leiden", "objective": None, "gap": None, "seconds": 0.2, "stages": 0, "repaired": False},
     )
-    header, first, second, third = lines(solvers_table(SimpleNamespace(solvers=rows)))
-    assert header.split() == ["solver", "objective", "gap", "stages", "time"]
+    header, first, second, third = lines(solvers_table(SimpleNamespace(solvers=rows, objective=9.0)))
+    assert header.split() == ["solver", "objective", "falls", "short", "stages", "time"]
     assert first.split() == ["kinfold", "9.000", "0", "4", "0.2", "s"]
-    assert second.split() == ["random", "4.500", "50.0%", "4", "0.2", "s", "repaired"]
+    assert second.split() == ["all", "in", "one", "4.500", "4.500", "4", "0.2", "s", "repaired"]
     assert third.split()[:3] == ["leiden", "no", "plan"]
 
 
@@ -65,3 +73,25 @@ def test_a_gain_of_nothing_has_no_sign() -> None:
     plan = SimpleNamespace(stages=(("law",),), explain={"law": why})
     _, row = lines(explain_table(plan))
     assert row.split() == ["law", "1", "0.000", "alone:", "0.000", "0.000"]
+
+
+def test_what_was_classified_and_what_was_answered_is_shown() -> None:
+    judged = {"exact_match": 0.1, "token_f1": 0.25, "rouge_l": 0.5, "answers": 8}
+    change = {"final": {"accuracy": 0.05, "accuracy_low": 0.01, "accuracy_high": 0.09}}
+    evaluation = {
+        "domains": ["law", "news"],
+        "before": {"law": {"accuracy": 0.75, "f1": 0.7}, "news": {**judged, "exact_match": 0.0}},
+        "final": {"law": {"accuracy": 0.8, "f1": 0.789}, "news": judged},
+        "change": {"law": change},
+        "h_score": {"before": 0.1234, "after": 0.5},
+    }
+    _, law = lines(accuracy_table({**evaluation, "domains": ["law"]}))
+    assert law.split() == ["law", "75.0%", "80.0%", "+5.0", "+1.0", "to", "+9.0", "70.0%", "→", "78.9%"]
+    header, news = lines(answers_table(evaluation))
+    assert header.split()[:3] == ["answers", "prompts", "exact"]
+    assert news.split() == ["news", "8", "0.0%", "→", "10.0%", "25.0%", "→", "25.0%", "50.0%", "→", "50.0%"]
+    assert features_line(evaluation) == "H-score, how well features separate the labels: 0.123 before, 0.500 after"
+    nothing = {"domains": ["law"], "final": {"law": {}}, "h_score": None}
+    assert accuracy_table(nothing) is None
+    assert answers_table(nothing) is None
+    assert features_line(nothing) is None

@@ -315,3 +315,16 @@ def test_taking_it_away_names_the_backbone_that_scored_better() -> None:
     assert outcome_view(values, FRAME)["serving"] is None  # no snapshots, nothing to choose
     values["snapshot"] = {name: {"loss": 2.8 if name in ("b", "d") else 2.95} for name in NAMES}
     assert outcome_view(values, FRAME)["serving"] == {"own": ["b", "d"], "last": ["a", "c"], "domains": 4}
+
+
+def test_answers_and_macro_f1_are_taken_where_they_were_measured() -> None:
+    values = evaluation(dict.fromkeys(NAMES, (-0.1, -0.3, 0.1)))
+    view = outcome_view(values, FRAME)
+    assert view["answers"] == []
+    assert not view["has_f1"]
+    values["before"]["b"] |= {"exact_match": 0.0, "token_f1": 0.1, "rouge_l": 0.2, "f1": 0.5}
+    values["final"]["b"] |= {"exact_match": 0.3, "token_f1": 0.4, "rouge_l": 0.5, "f1": 0.75, "answers": 8}
+    view = outcome_view(values, FRAME)
+    (row,) = view["answers"]
+    assert (row["name"], row["exact_match_before"], row["exact_match_final"]) == ("b", 0.0, 0.3)
+    assert view["has_f1"]
