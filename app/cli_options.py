@@ -143,7 +143,8 @@ def pairs(items: Sequence[str] | None, flag: str, kind: Callable[[str], Any] = f
                 raise ValueError
             result[name.strip()] = kind(value)
         except ValueError:
-            raise ConfigError(f"{flag} {item}: must look like NAME=NUMBER, for example {flag} tokens=2e6.") from None
+            example = "wiki=1" if kind is int else "gpu_memory=16e9" if "gpu_memory" in name else "tokens=2e6"
+            raise ConfigError(f"{flag} {item}: must look like NAME=NUMBER, for example {flag} {example}.") from None
     return result
 
 

@@ -171,6 +171,28 @@ def test_a_budget_below_the_largest_domain(tmp_path: Path, measured: Path) -> No
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--pin", "engine=first"), "for example --pin wiki=1"),
+        (("--pin", "engine=99"), "99 stages"),
+        (("--budget", "gpu_memory=16GB"), "--budget gpu_memory=16e9"),
+        (("--budget", "gpu_memory=16e9"), "give --model"),
+        (("--budget", "token=5"), "plan.budget.token"),
+        (("--stages", "5:2"), "--stages"),
+        (("--stages", "40"), "40 stages"),
+        (("--must-link", "engine"), "two or more domains"),
+        (("--must-link", "engine,garden", "--cannot-link", "garden,engine"), "cannot_link"),
+        (("--lambda", "nan"), "--lambda"),
+        (("--discrepancy", "jss"), "jss"),
+        (("--method", "best"), "one of auto"),
+        (("--set", "foo"), "section.key=value"),
+    ],
+)
+def test_settings_of_a_plan(tmp_path: Path, measured: Path, words: tuple[str, ...], says: str) -> None:
+    refused(tmp_path, "plan", str(measured), *words, "-o", str(tmp_path / "p.json"), says=(says,))
+
+
 def test_relations_that_are_not_there_or_damaged(tmp_path: Path, measured: Path) -> None:
     refused(tmp_path, "plan", str(tmp_path / "nowhere"), "-o", str(tmp_path / "p.json"), says=("nowhere",))
     broken = tmp_path / "broken"
