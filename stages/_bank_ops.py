@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._split import product
+
 __all__ = ["GroupPlan", "banked_linear", "base_product"]
 
 
@@ -83,8 +85,10 @@ def _stack(shared: Tensor | None, own: Sequence[Tensor], frozen: Tensor | None, 
 
 def base_product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     """The frozen layer: (rows, in) → (rows, out)."""
-    matrix = weight if transposed else weight.t()
-    return torch.mm(x, matrix) if bias is None else torch.addmm(bias, x, matrix)
+    if bias is not None and x.dtype != torch.float32:
+        return torch.addmm(bias, x, weight if transposed else weight.t())  # rounded once
+    y = product(x, weight, transposed=transposed)
+    return y if bias is None else y.add_(bias)
 
 
 def _split(x: Tensor, plan: GroupPlan) -> tuple[Tensor, ...]:

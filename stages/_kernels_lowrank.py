@@ -86,7 +86,7 @@ def _down(
                     narrow(source + 4 * c, lines + 2 * (r * width + c))
             for c in range(0, width, 32):
                 for r in range(0, rank, 16):
-                    transpose(lines + 2 * (r * width + c), 2 * width, packed + 2 * (c * rank + 32 * r))
+                    transpose(lines + 2 * (r * width + c), 2 * width, packed + 2 * (c * rank + 32 * r), 64)
         for i in range(0, count, 32):
             left, rows = x + 2 * (start + i) * width, min(32, count - i)
             if rows < 32:
@@ -184,7 +184,7 @@ def _outer(
                         first = h + 2 * ((start + row) * rank + r) if row < count else nothing
                         second = h + 2 * ((start + row + 1) * rank + r) if row + 1 < count else nothing
                         interleave(first, second, square + 32 * (row - i))
-                    transpose(square, 64, turned + 2 * i * rank + 64 * r)
+                    transpose(square, 64, turned + 2 * i * rank + 64 * r, 64)
             for row in range(0, 32 * blocks, 2):
                 first = x + 2 * ((start + row) * width + begin) if row < count else nothing
                 second = x + 2 * ((start + row + 1) * width + begin) if row + 1 < count else nothing

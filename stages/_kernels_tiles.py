@@ -30,6 +30,8 @@ __all__ = [
     "recall",
     "release",
     "scale",
+    "six",
+    "split",
     "transpose",
 ]
 
@@ -153,6 +155,33 @@ def multiply(typing: Any, left: Any, lower: Any, stride: Any, right: Any, furthe
 
 
 @intrinsic
+def six(typing: Any, left: Any, right: Any) -> Any:
+    """Add to the four sums the six largest products of three planes: 32 rows at `left`, packed tiles at `right`.
+
+    A plane is 2 KiB, the two tiles of it one after the other, their rows 64 bytes apart.
+    """
+
+    def code(b: Any, left: Any, right: Any) -> None:
+        def take(tiles: tuple[int, int], place: Any, plane: int) -> None:
+            for half, tile in enumerate(tiles):
+                at = _past(b, place, 2048 * plane + 1024 * half)
+                _call(b, "tileloadd64", _BYTE(tile), _at(b, at, _BYTE), _LONG(64))
+
+        # In this order only one plane is read twice; small products come first.
+        held = {"left": -1, "right": -1}
+        for one, two in ((0, 2), (0, 1), (1, 1), (1, 0), (2, 0), (0, 0)):
+            if held["left"] != one:
+                take((4, 5), left, one)
+            if held["right"] != two:
+                take((6, 7), right, two)
+            held = {"left": one, "right": two}
+            for total, row, column in ((0, 4, 6), (1, 4, 7), (2, 5, 6), (3, 5, 7)):
+                _call(b, "tdpbf16ps", _BYTE(total), _BYTE(row), _BYTE(column))
+
+    return _steps([types.intp] * 2, code)
+
+
+@intrinsic
 def keep(typing: Any, out: Any, stride: Any) -> Any:
     """Write the sums, 32 rows of 32 fp32, rows `stride` bytes apart."""
     return _steps([types.intp] * 2, lambda b, out, stride: _quarters(b, "tilestored64", out, stride))
@@ -183,6 +212,21 @@ def narrow(typing: Any, source: Any, out: Any) -> Any:
 
 
 @intrinsic
+def split(typing: Any, source: Any, first: Any, second: Any, third: Any) -> Any:
+    """16 fp32 as three times 16 bf16 that add up to them."""
+
+    def code(b: Any, source: Any, *places: Any) -> None:
+        rest = _load(b, source, _FLOATS)
+        for left, place in enumerate(places):
+            part = _halves(b, rest)
+            _store(b, part, place)
+            if left < 2:
+                rest = b.fsub(rest, b.bitcast(b.shl(b.zext(part, _WORDS), _all(16)), _FLOATS))
+
+    return _steps([types.intp] * 4, code)
+
+
+@intrinsic
 def interleave_narrow(typing: Any, first: Any, second: Any, out: Any) -> Any:
     """Two rows of 16 fp32 to 16 pairs of bf16."""
 
@@ -204,10 +248,10 @@ def interleave(typing: Any, first: Any, second: Any, out: Any) -> Any:
 
 
 @intrinsic
-def transpose(typing: Any, source: Any, stride: Any, out: Any) -> Any:
-    """A square of 16 × 16 words, rows `stride` bytes apart, to its transpose, rows 64 bytes apart."""
+def transpose(typing: Any, source: Any, stride: Any, out: Any, apart: Any) -> Any:
+    """A square of 16 × 16 words, rows `stride` bytes apart, to its transpose, rows `apart` bytes apart."""
 
-    def code(b: Any, source: Any, stride: Any, out: Any) -> None:
+    def code(b: Any, source: Any, stride: Any, out: Any, apart: Any) -> None:
         rows = [_load(b, b.add(source, b.mul(stride, _LONG(row))), _WORDS) for row in range(_LANES)]
         for width in (1, 2, 4, 8):
             # Exchange the off-diagonal quarters of all squares of twice this width.
@@ -219,9 +263,9 @@ def transpose(typing: Any, source: Any, stride: Any, out: Any) -> Any:
                     pair = rows[row], rows[row + width]
                     rows[row], rows[row + width] = (b.shuffle_vector(*pair, pick) for pick in picks)
         for row, values in enumerate(rows):
-            _store(b, values, _past(b, out, 64 * row))
+            _store(b, values, b.add(out, b.mul(apart, _LONG(row))))
 
-    return _steps([types.intp] * 3, code)
+    return _steps([types.intp] * 4, code)
 
 
 @intrinsic

@@ -1,9 +1,9 @@
-"""Grouped low-rank updates of a frozen layer in bf16, on CPUs with tile registers (AMX).
+"""Grouped low-rank updates of a frozen layer in bf16 or fp32, on CPUs with tile registers (AMX).
 
 The same operation as in :mod:`._bank_ops`. Its thin products are a tenth of a layer's arithmetic, but as PyTorch's
 products they cost as much as the layer itself: each group's are small, factors are concatenated and cast at each
 call, and a product in bf16 is compiled for every new number of rows. The loops of :mod:`._kernels_lowrank` take all
-groups at once; their cost does not depend on how many there are.
+groups at once (fp32: of :mod:`._kernels_lowrank32`); their cost hardly depends on how many there are.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _trial() -> bool:
 def takes(x: Tensor, width: int) -> bool:
     """Whether a layer from inputs x (..., in) to `width` outputs can run this way."""
     return (
-        x.dtype == torch.bfloat16
+        x.dtype in (torch.bfloat16, torch.float32)
         and x.device.type in ("cpu", "meta")  # memory is estimated on the meta device
         and x.shape[-1] % _GRAIN == 0
         and width % _GRAIN == 0
@@ -93,10 +93,18 @@ def _segments(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def _scratch(width: int, rank: int) -> NDArray[np.uint8]:
-    from ._kernels_lowrank import room
+def _kernels(x: Tensor) -> Any:
+    if x.dtype == torch.float32:
+        from . import _kernels_lowrank32 as exact
 
-    return np.empty(room(width, rank), dtype=np.uint8)
+        return exact
+    from . import _kernels_lowrank
+
+    return _kernels_lowrank
+
+
+def _scratch(kernels: Any, width: int, rank: int) -> NDArray[np.uint8]:
+    return np.empty(kernels.room(width, rank), dtype=np.uint8)
 
 
 def _down(x: Tensor, table: NDArray[np.int64], ranks: NDArray[np.int64], rank: int, sizes: Sequence[int]) -> Tensor:
@@ -104,14 +112,14 @@ def _down(x: Tensor, table: NDArray[np.int64], ranks: NDArray[np.int64], rank: i
     h = x.new_empty(x.shape[0], rank)
     if x.device.type == "meta":
         return h
-    from . import _kernels_lowrank as kernels
     from ._fused import share
     from ._kernels_tiles import TILES
 
+    kernels = _kernels(x)
     width = x.shape[1]
 
     def run(part: Any) -> None:
-        work = _scratch(width, rank)
+        work = _scratch(kernels, width, rank)
         kernels.down(part, x.data_ptr(), width, table, ranks, rank, h.data_ptr(), work, TILES)
 
     share(run, _segments(sizes), x.numel())
@@ -124,14 +132,14 @@ def _up_(
     """y_g += α h_g F_g in place: (rows, rank) into (rows, width)."""
     if y.device.type == "meta":
         return y
-    from . import _kernels_lowrank as kernels
     from ._fused import share
     from ._kernels_tiles import TILES
 
+    kernels = _kernels(y)
     rank, width = h.shape[1], y.shape[1]
 
     def run(part: Any) -> None:
-        work = _scratch(width, rank)
+        work = _scratch(kernels, width, rank)
         kernels.up(
             part, h.data_ptr(), rank, table, ranks, np.float32(alpha), width, y.data_ptr(), work, TILES
         )  # fmt: skip
@@ -148,10 +156,10 @@ def _outer(h: Tensor, x: Tensor, plan: GroupPlan, like: Sequence[Tensor], sizes:
     if plan.domains:
         own = like[0].new_empty(len(sizes), *like[-1].shape).unbind()
     if x.device.type != "meta":
-        from . import _kernels_lowrank as kernels
         from ._fused import share
         from ._kernels_tiles import TILES
 
+        kernels = _kernels(x)
         table = _table([[*grads, *([own[g]] if plan.domains else [])] for g in range(len(sizes))])
         ranks = np.array([*(g.shape[0] for g in grads), *([like[-1].shape[0]] if plan.domains else [])], dtype=np.int64)
         ends = np.cumsum(sizes)
@@ -160,7 +168,7 @@ def _outer(h: Tensor, x: Tensor, plan: GroupPlan, like: Sequence[Tensor], sizes:
         cuts = [_GRAIN * (width // _GRAIN * place // strips) for place in range(strips + 1)]
 
         def run(columns: Any) -> None:
-            work = _scratch(width, h.shape[1])
+            work = _scratch(kernels, width, h.shape[1])
             for begin, end in columns:
                 kernels.outer(
                     segments, x.data_ptr(), width, begin, end, h.data_ptr(), h.shape[1], np.float32(plan.alpha),

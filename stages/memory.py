@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _SHAPES = "kinfold_shapes"
+_MEAN_RUN = 3.0  # tokens that denoising cuts out at a time
 _LOOKED_AT = 24  # steps whose micro-batches are compared for the largest
 
 
@@ -117,16 +118,22 @@ class BatchShape:
         lengths: Sequence[int] | None = None,
         tokens: int | None = None,
         max_length: int,
+        decoder: bool = True,
     ) -> BatchShape:
         """A micro-batch of documents of these lengths in turn (None: of `max_length`), divided evenly."""
         own = settings.batch_tokens / settings.accumulation
         ssl = own * settings.ssl_share if settings.ssl_weight > 0 else 0.0
         general = own * settings.kl_share if settings.kl_weight > 0 else 0.0
+        restored = ssl * settings.ssl_rate
+        if decoder and settings.ssl_kind == "token":
+            restored = ssl  # each true token is predicted from the corrupted ones before it
+        elif decoder:
+            ssl += 2 * restored / _MEAN_RUN  # two marks for each run that is cut out
         if tokens is None:
             tokens = max(1, round(own + ssl + general))
         scale = tokens / (own + ssl + general)
         documents = _documents(tokens, lengths, max_length)
-        paid = round(scale * (own + ssl * settings.ssl_rate))
+        paid = round(scale * (own + restored))
         if layout == "flat":
             groups = tuple(len(part) for part in _even(tokens, domains))
             return cls(documents, 1, tokens, groups, paid, round(scale * general))
@@ -224,6 +231,7 @@ def estimate_memory(
             lengths=lengths,
             tokens=tokens,
             max_length=min(settings.max_length, limit),
+            decoder=name == "AutoModelForCausalLM",
         )
     return _measure(built, settings, shape, layout, earlier_stages)
 
@@ -335,12 +343,13 @@ def _head(model: Any, settings: TrainSettings, shape: BatchShape, width: int, si
     from .losses._chunked import scratch_bytes
 
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    capped = getattr(model.config, "final_logit_softcapping", None) is not None
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def scratch(rows: int, buffers: int) -> int:
-        return scratch_bytes(rows, vocabulary, width, buffers, size, torch.device(device))
+        return scratch_bytes(rows, vocabulary, width, buffers, size, torch.device(device), capped=capped)
 
     paid, general = shape.paid * width * size, shape.general * width * size
     # Each loss holds the states it selected and their gradient; KL also the base's states, from before the forward.

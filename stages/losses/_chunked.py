@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from ..._compile import have_compiler
 from .._fused import arrays, spread
+from .._split import product
+from .._split import scratch as beside
 
 __all__ = ["CrossEntropyRows", "KLRows", "run", "scratch_bytes"]
 
@@ -160,17 +162,22 @@ def _compiled_chunk(n: int, vocabulary: int, buffers: int, itemsize: int, device
     return min(_chunk_rows(n, vocabulary, buffers, itemsize, device), 512)
 
 
-def scratch_bytes(n: int, vocabulary: int, width: int, buffers: int, itemsize: int, device: torch.device) -> int:
-    """Bytes of the largest chunk of a loss with so many `buffers` over n rows, for memory estimates."""
+def scratch_bytes(
+    n: int, vocabulary: int, width: int, buffers: int, itemsize: int, device: torch.device, *, capped: bool = False
+) -> int:
+    """Bytes of the largest chunk of a loss with so many `buffers` over n rows, for memory estimates.
+
+    `capped` logits never go through the compiled loops, and are held twice.
+    """
     if not n:
         return 0
-    if device.type == "cpu" and have_compiler():
+    if device.type == "cpu" and not capped and have_compiler():
         kept = (buffers + 1) // 2
         chunk = _compiled_chunk(n, vocabulary, kept, itemsize, device)
-        return chunk * (kept * vocabulary + 2 * width) * itemsize
+        return chunk * (kept * vocabulary + 2 * width) * itemsize + (beside(chunk, vocabulary) if itemsize == 4 else 0)
     chunk = _chunk_rows(n, vocabulary, buffers, 4, device)
     # In half precision, the product of a chunk (and later its gradient) is there beside its fp32 buffer.
-    return chunk * vocabulary * (4 * buffers + (itemsize if itemsize < 4 else 0)) + chunk * width * itemsize
+    return chunk * vocabulary * (4 * (buffers + capped) + (itemsize if itemsize < 4 else 0)) + chunk * width * itemsize
 
 
 def _filled(rows: int, hidden: Tensor) -> int:
@@ -184,7 +191,7 @@ def _product(hidden: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, 
     if taken.shape[0] < out.shape[0]:
         taken = torch.cat([taken, hidden[:1].expand(out.shape[0] - taken.shape[0], -1)])
     if bias is None:
-        torch.mm(taken, weight.t(), out=out)
+        product(taken, weight, out=out)
     else:
         torch.addmm(bias.to(taken.dtype), taken, weight.t(), out=out)
 
@@ -231,7 +238,7 @@ class _Fused(torch.autograd.Function):
         if _machine_code(hidden, softcap):
             for start, stop, factor, table in _compiled_rows(hidden, weight, bias, kind, rows, chunk, losses):
                 if grads is not None:
-                    grads[rows[start:stop]] = torch.mm(table, weight)[: stop - start].mul_(factor)
+                    grads[rows[start:stop]] = product(table, weight, transposed=True)[: stop - start].mul_(factor)
         else:
             for start, stop, logits, scratch in _chunks(hidden, weight, kind, rows, chunk, acc):
                 _logits(hidden[rows[start:stop]], weight, bias, softcap, logits)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from kinfold.corpora import load_corpora
 from kinfold.stages import LoraSpec, TrainSettings
-from kinfold.stages.memory import BatchShape, StorageMeter, estimate_stage
+from kinfold.stages.losses._chunked import scratch_bytes
+from kinfold.stages.memory import BatchShape, StorageMeter, estimate_stage, largest_shape
 from kinfold.stages.ranks import Ranks
 from kinfold.stages.session import Session
 from kinfold.stages.staging import prepared_stage
@@ -72,7 +73,16 @@ def test_a_typical_batch_by_hand() -> None:
     )
     assert shape.documents == (30, 64, 30, 64, 12)
     assert (shape.rows, shape.length, shape.groups) == (1, 200, (100, 100))
-    assert (shape.paid, shape.general) == (110, 50)
+    # A decoder restores every token of a corrupted document, an encoder those that were corrupted.
+    assert (shape.paid, shape.general) == (150, 50)
+    encoder = BatchShape.typical(
+        replace(SETTINGS, batch_tokens=100, ssl_weight=0.1, ssl_share=0.5, ssl_rate=0.2),
+        domains=1,
+        layout="padded",
+        max_length=64,
+        decoder=False,
+    )
+    assert encoder.paid == 110
     padded = BatchShape.typical(SETTINGS, domains=2, layout="padded", lengths=[30, 50], tokens=100, max_length=64)
     assert (padded.rows, padded.length) == (3, 50)
 
@@ -87,3 +97,23 @@ def test_the_meter_counts_births_and_deaths() -> None:
         assert meter.peak == 800
         del b, c
         assert meter.now == 0
+
+
+@pytest.mark.parametrize("kind", ["token", "span"])
+def test_a_typical_batch_is_like_a_real_one(kind: str, toy_corpora: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, ssl_weight=0.1, ssl_kind=kind, kl_weight=0.5)
+    session = Session.open(
+        STAGES, load_corpora(toy_corpora), model=tiny_llama_dir, out=tmp_path, settings=settings, seed=0
+    )
+    real = largest_shape(session, Stores.read(session), 0)
+    guess = BatchShape.typical(
+        settings, domains=4, layout="flat", lengths=real.documents, tokens=real.length, max_length=64
+    )
+    assert guess.paid == pytest.approx(real.paid, rel=0.1)
+    assert guess.general == pytest.approx(real.general, rel=0.15)
+
+
+def test_capped_logits_never_run_compiled() -> None:
+    plain = scratch_bytes(512, 1000, 64, 1, 4, torch.device("cpu"))
+    capped = scratch_bytes(512, 1000, 64, 1, 4, torch.device("cpu"), capped=True)
+    assert capped >= 2 * 512 * 1000 * 4 > plain - 2 * 512 * 64 * 4 - (8 << 20)
