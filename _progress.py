@@ -46,14 +46,7 @@ class _SilentTask:
     def advance(self, amount: float = 1) -> None:
         pass
 
-    def update(
-        self,
-        *,
-        completed: float | None = None,
-        total: float | None = None,
-        description: str | None = None,
-        note: str = "",
-    ) -> None:
+    def update(self, **parts: object) -> None:
         pass
 
 
