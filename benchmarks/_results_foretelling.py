@@ -57,7 +57,7 @@ def transfer_lines() -> list[str]:
             shown = [found[0], *(of[one] for one in ("js", "synergy") if one in of)]
             shown += [one for one in found if one.name.startswith("gradient")]
             said = ", ".join(f"{c.name} {c.rho:+.2f} [{c.low:+.2f}, {c.high:+.2f}]" for c in shown)
-            out.append(f"**what foretells transfer between two domains** ({name}, rank correlation): {said}.")
+            out.append(f"**What foretells transfer between two domains** ({name}, rank correlation): {said}.")
     return out
 
 

@@ -1,17 +1,15 @@
-"""The later sections of docs/results.md: conditions, transfer, what follows for the defaults, and the cost."""
+"""The later sections of docs/results.md: under which conditions groups matter, and what follows for the defaults."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from _results import STORE
 from _results_data import (
     cell_values,
     comparison_leads,
     enough,
     groups_mixed,
     policy_lead,
-    records,
     serving_lead,
     stored,
 )
@@ -19,6 +17,7 @@ from _results_foretelling import measure_default
 from _results_lattice import lattice_default
 from _results_pages import schedule_lead
 from _results_partitions import objective_default
+from _results_presets import weights_default
 from _results_words import CELLS, SETS, interval, listed, lost, table, than, won
 
 POLICIES = ("plan by labels", "plan by text", "random", "worst by labels", "joint")
@@ -81,10 +80,7 @@ def _stages_default(leads: dict[str, Any]) -> str:
             "budget as few as fit, so that whoever follows the defaults has what one stage gives. A budget is for what "
             f"one stage would break, cannot-link for tasks that contradict one another.{_conflict_over_joint()}"
         )
-    return (
-        text
-        + "As many stages as the objective likes would do; `plan.stages` is `fewest` as long as nothing gains by more."
-    )
+    return text + "`plan.stages` is `fewest`: more stages must be asked for, whatever they gained here."
 
 
 def _conflict_over_joint() -> str:
@@ -94,11 +90,11 @@ def _conflict_over_joint() -> str:
         cell = stored("when", name)
         if enough(cell):
             last, own = (policy_lead(cell, "plan by labels", "joint", serving) for serving in ("final", "snapshot"))
-            said.append(f"{name} {interval(last)} on the last backbone, {interval(own)} on each domain's own")
+            said.append(f"{name}, {than(last, 'it')} on the last backbone, {than(own, 'it')} on each domain's own")
             sure = sure or own.low > 0
     if not said:
         return ""
-    text = f" Where labels contradict, two stages planned by labels lead one stage by: {'; '.join(said)}."
+    text = f" Where labels contradict, two stages planned by labels are, beside one stage: {'; '.join(said)}."
     if sure:
         text += (
             " So where `class_mean_cosine` was measured and agrees with itself, domains whose labels contradict are "
@@ -166,12 +162,15 @@ def _labels_default() -> str:
     if not enough(cell):
         return ""
     by_labels, by_text = (policy_lead(cell, f"plan by {way}", "random") for way in ("labels", "text"))
-    return (
+    text = (
         "**Where there are labels.** With contradicting conventions, groups by class-mean cosine are "
-        f"{than(by_labels, 'random groups')}, groups by text {than(by_text, 'random groups')}. So with labels "
-        "it is worth measuring `class_mean_cosine`; it is not measured by default because labels must mean the same by "
-        "name."
+        f"{than(by_labels, 'random groups')}, groups by text {than(by_text, 'random groups')}. "
     )
+    if by_labels.low > 0:
+        text += "So with labels it is worth measuring `class_mean_cosine`; it"
+    else:
+        text += "`class_mean_cosine`"
+    return text + " is not measured by default because labels must mean the same by name."
 
 
 def _warning_default(compared: dict[str, Any]) -> str:
@@ -218,66 +217,5 @@ def defaults() -> str:
         value = stored(f"transfer-{name}", "transfer")
         if value is not None:
             parts.append(measure_default(name, value))
-    parts += [lattice_default(), _schedule_default(), _labels_default(), _warning_default(compared)]
+    parts += [lattice_default(), weights_default(), _schedule_default(), _labels_default(), _warning_default(compared)]
     return "\n\n".join(part for part in parts if part)
-
-
-def _parallel() -> str:
-    """What several processes bring, where that was run."""
-    value = stored("parallel", "parallel")
-    if value is None:
-        return ""
-    one, two = value["seconds"]["1"], value["seconds"]["2"]
-    return (
-        f" `--jobs` trains several runs at a time: {value['runs']} runs took {one:.0f} s one after the other and "
-        f"{two:.0f} s two at a time on {value['cores']} cores (`benchmarks/results_parallel.py`); the largest "
-        f"difference in any domain's loss was {value['largest_difference']:.1e}."
-    )
-
-
-def costs() -> str:
-    """How to repeat it, and what it cost."""
-    rows, machine, total = [], None, 0.0
-    changed: set[str] = set()
-    for folder in sorted(path.name for path in STORE.iterdir() if path.is_dir()):
-        held = records(folder)
-        wall = sum(record["wall_seconds"] for record in held.values())
-        cpu = sum(record.get("cpu_seconds", 0.0) for record in held.values())
-        made = [record["made"] for record in held.values()]
-        one = stored(folder, "transfer")
-        if one is not None:
-            wall, cpu, made = one["wall_seconds"], one["cpu_seconds"], [one["made"]]
-        if not made:
-            continue
-        kind, _, of = folder.partition("-")
-        script = f"results_sets.py {folder}"
-        if folder == "when":
-            script = "results_when.py` and `benchmarks/results_lattice.py"
-        elif kind in ("transfer", "schedule", "partitions"):
-            script = f"results_{kind}.py {of}"
-        elif kind == "presets":
-            script = "results_presets.py"
-        total += cpu
-        commits = sorted({entry["commit"].removesuffix("+changes") for entry in made})
-        changed |= {name for entry in made for name in entry.get("changed", ())}
-        rows.append(
-            [f"`benchmarks/{script}`", str(len(held) or "–"), f"{cpu:,.0f}", f"{wall:,.0f}", ", ".join(commits)]
-        )
-        machine = made[-1]["machine"]
-    if machine is None:
-        return ""
-    text = (
-        "`python benchmarks/results.py --run` makes every run that has no record and writes this "
-        "page; each command below "
-        "makes one table and goes on where it stopped (a version that takes the "
-        "model's fingerprint otherwise trains anew). CPU-seconds are those of one thread a process; the clock also "
-        "counts whatever else the machine was doing, which was much. "
-        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, torch {machine['versions']['torch']}."
-    )
-    text += f" In all {total:,.0f} CPU-seconds: {total / 120:.0f} minutes of two cores"
-    text += ", below the two hours that a page like this may cost." if total < 4 * 3600 else "."
-    text += _parallel()
-    if changed:
-        text += f" Beyond the commit named, some runs were made with changes in {', '.join(sorted(changed))}."
-    head = ["command", "runs", "CPU-seconds", "seconds by the clock", "commit of the package"]
-    return "\n\n".join(["## Repeat it", text, table(head, rows)])

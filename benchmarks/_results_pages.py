@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from _results_data import (
     Lead,
     comparison_leads,
-    enough,
     lead_of,
     mean_of,
-    policy_lead,
     records,
     row,
     serving_lead,
     stored,
 )
-from _results_words import CELLS, RIVALS, SETS, against, interval, number, table, than
+from _results_words import RIVALS, SETS, against, interval, number, table, than
 
 VARIANTS = {
     "span": "one learning-rate schedule over all stages",
@@ -26,38 +24,6 @@ VARIANTS = {
     "both": "both",
     "one": "one stage for all with batches as small",
 }
-
-
-def opening(more: Sequence[str] = ()) -> str:
-    """Title, the answer in short, and how the page came about."""
-    text = (
-        "This page is written by `python benchmarks/results.py` from the records in `benchmarks/records/results`: its "
-        "numbers are computed from them, and which sentence stands here follows from the numbers. Intervals are 95 %, "
-        "paired by seed and domain, and speak of other seeds and other domains like these ([how](compare.md)). A lead "
-        "above 0 means better. The studies are small, so that two cores can repeat them; the cost is at the end."
-    )
-    lines = []
-    for name in SETS:
-        value = stored(name, "compare")
-        if value is None:
-            continue
-        leads = comparison_leads(value)
-        said = [than(leads[rival], RIVALS[rival]) for rival in ("joint", "independent", "random") if rival in leads]
-        metric = "accuracy" if value["higher_is_better"] else "nats a token"
-        lines.append(f"- **{name}** ({metric}): the plan is {'; '.join(said)}.")
-    for name, words in CELLS.items():
-        cell = stored("when", name)
-        if enough(cell):
-            lead = policy_lead(cell, "plan by labels", "random")
-            served = ""
-            if not cell["cell"]["apart"]:
-                own = policy_lead(cell, "plan by labels", "random", "snapshot")
-                served = f" on the last backbone, and {than(own, 'random groups')} on each domain's own"
-            line = f"groups by label affinity are {than(lead, 'random groups')}{served}, accuracy."
-            lines.append(f"- **{name}** ({words}): {line}")
-    lines += [f"- {line}" for line in more]
-    head = "# Results: when does a plan matter, and by how much?"
-    return "\n\n".join([head, text, "## In short", "\n".join(lines)])
 
 
 def _method_row(name: str, value: Mapping[str, Any], method: Mapping[str, Any]) -> list[str]:
@@ -113,7 +79,14 @@ def set_page(name: str) -> str:
             "and after that each run sets anew."
         )
     others = [
-        against(value, r, leads[r]) for r in ("single-linkage", "discrepancy-only", "one-per-domain") if r in leads
+        against(value, rival, leads[rival])
+        for rival in ("single-linkage", "discrepancy-only", "one-per-domain")
+        if rival in leads
+    ]
+    others += [
+        f"{RIVALS[method['name']].capitalize()} came to the plan's own stages, so it was not trained twice."
+        for method in value["methods"]
+        if method.get("verdict") == "same as the plan"
     ]
     ran = {method["name"] for method in value["methods"]}
     missing = [RIVALS[rival] for rival in RIVALS if rival not in ran]
@@ -122,14 +95,34 @@ def set_page(name: str) -> str:
         " ".join(setting),
         table(head, [_method_row(name, value, method) for method in value["methods"] if "mean" in method]),
         f"![The plan's lead over each rival](images/results-{name}.svg)",
-        " ".join(against(value, rival, leads.get(rival)) for rival in ("joint", "independent", "random")),
+        " ".join(against(value, rival, leads[rival]) for rival in ("joint", "independent", "random") if rival in leads),
         " ".join(others),
+        _equal_parameters(name),
         _meaning(name, value, leads),
-        f"Not run here, for time: {', '.join(missing)}." if missing else "",
+        f"Not run on this set, which stands beside the three: {', '.join(missing)}." if missing else "",
         _expected(value.get("expectation")),
         _beside_the_papers(value) if name == "reviews" else "",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _equal_parameters(name: str) -> str:
+    """The second accounting: ranks fitted to the plan's number of trained parameters."""
+    value = stored(f"{name}-equal", "compare")
+    if value is None:
+        return ""
+    leads = comparison_leads(value)
+    said = [
+        f"{than(leads[method['name']], RIVALS[method['name']])} at rank {method['rank']} "
+        f"({method['cost']['parameters']:,.0f} parameters)"
+        for method in value["methods"]
+        if method["name"] in leads
+    ]
+    plan = next(method for method in value["methods"] if method["name"] == "plan")
+    return (
+        f"With ranks fitted so that rivals train as many parameters as the plan ({plan['cost']['parameters']:,.0f} at "
+        f"rank {plan['rank']}) the plan is {'; '.join(said)}."
+    )
 
 
 def _meaning(name: str, value: Mapping[str, Any], leads: Mapping[str, Any]) -> str:
@@ -224,10 +217,10 @@ def _at_equal_steps(
                 for where in ("final", "snapshot")
             )
             kept = last.high < 0 <= own.high
-            out.append(f"{words} by {interval(last)} on the last backbone and {interval(own)} on each domain's own")
+            out.append(f"{than(last, words)} on the last backbone and {than(own, 'it')} on each domain's own")
     if not out:
         return ""
-    text = f"The plan with those smaller batches leads {'; '.join(out)}."
+    text = f"The plan with those smaller batches is {'; '.join(out)}."
     if kept:
         text += (
             " So given steps enough, what is left of one stage's lead is what later stages take back: on the backbone "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from _results_data import Lead, lead_of, records, row, stored
 from _results_lattice import lattice_part
-from _results_words import interval, listed, lost, table, than, won
+from _results_words import interval, listed, lost, standing, table, than, won
 from numpy.typing import NDArray
 
 PARTITION_SETS = ("prose", "demo", "reviews-text", "reviews")
@@ -23,6 +23,7 @@ WORDS = {
     "contrary": "the least liked groups of the plan's sizes",
     "reversed": "the plan's stages in reverse order",
     "random": "random groups of the plan's sizes",
+    "random, as few": "random groups in as few stages",
     "halves": "two random stages",
     "joint": "one stage for all",
 }
@@ -125,7 +126,9 @@ def _set_part(name: str) -> list[str]:
             scores = [objective(value, run["stages"]) for run in runs.values()]
             means = [f"{_values(runs, domains, serving)[1].mean():.4f}" for serving in ("final", "snapshot")]
             leads = [
-                interval(None if policy == "random" else lead_over(name, policy, "random", serving, apart=apart))
+                interval(
+                    None if policy.startswith("random") else lead_over(name, policy, "random", serving, apart=apart)
+                )
                 for serving in ("final", "snapshot")
             ]
             if apart or policy == "joint":
@@ -163,9 +166,13 @@ def _set_part(name: str) -> list[str]:
         lead = lead_over(name, "fewest", rival)
         if lead is not None:
             said.append(f"Planned in as few stages as the budget allows it is {than(lead, WORDS[rival])}.")
-    lead = lead_over(name, "plan", "contrary", apart=True)
+    lead = lead_over(name, "fewest", "random, as few")
     if lead is not None:
-        said.append(f"With nothing carried over the plan's groups are {than(lead, 'the least liked ones')}.")
+        said.append(f"Among partitions into as few stages the planned one is {than(lead, 'random groups')}.")
+    for rival, words in (("random", "random ones"), ("contrary", "the least liked ones")):
+        lead = lead_over(name, "plan", rival, apart=True)
+        if lead is not None:
+            said.append(f"With nothing carried over the plan's groups are {than(lead, words)}.")
     lead = lead_over(name, "halves", "joint")
     if lead is not None:
         said.append(f"Two random stages are {than(lead, 'one stage for all')}.")
@@ -205,32 +212,42 @@ def grid_part(name: str) -> list[str]:
     return [f"**{name}**, the plan at every λ and scale (a dash: not trained):", table(head, rows)]
 
 
+def leads_over(one: str, other: str, serving: str = "final", *, apart: bool = False) -> dict[str, Lead]:
+    """The leads of a policy over another on every set that has both."""
+    found = {name: lead_over(name, one, other, serving, apart=apart) for name in PARTITION_SETS}
+    return {name: lead for name, lead in found.items() if lead is not None}
+
+
 def partition_lines() -> list[str]:
     """The section in short."""
     out = []
-    fewest = {name: lead for name in PARTITION_SETS if (lead := lead_over(name, "fewest", "plan"))}
+    fewest = leads_over("fewest", "plan")
     if fewest:
-        beside = {name: lead for name in PARTITION_SETS if (lead := lead_over(name, "fewest", "joint"))}
-        out.append(
-            f"**number of stages**: a plan in as few stages as the budget allows leads the plan with as many as the "
-            f"objective likes by {listed(fewest)}, and one stage for all by {listed(beside)}."
+        line = (
+            "**How many stages**: planned in as few as the budget allows it is, beside the plan with as many as the "
+            f"objective likes, {standing(fewest)}; beside one stage for all {standing(leads_over('fewest', 'joint'))}"
         )
-    contrary = {name: lead for name in PARTITION_SETS if (lead := lead_over(name, "contrary", "plan"))}
+        few = leads_over("fewest", "random, as few")
+        out.append(line + (f"; beside random groups in as few stages {standing(few)}." if few else "."))
+    contrary = leads_over("contrary", "plan")
     if contrary:
         said = "" if lost(contrary) else ": a higher objective did not train better"
         out.append(
-            f"**who shares a stage**: the groups that the objective likes least lead the plan by "
-            f"{listed(contrary)}{said}."
+            "**Who shares a stage**: the groups of the plan's sizes that the objective likes least are, beside the "
+            f"plan, {standing(contrary)}{said}."
+        )
+    apart = leads_over("plan", "random", apart=True)
+    if apart:
+        out.append(
+            "**Groups that share nothing** (each trained from the base model, so that staging plays no part): the "
+            f"plan's are, beside random ones, {standing(apart)}."
         )
     return out
 
 
 def objective_default() -> str:
     """Who shares a stage, where there are several."""
-    pairs = {
-        serving: {name: lead for name in PARTITION_SETS if (lead := lead_over(name, "contrary", "plan", serving))}
-        for serving in ("final", "snapshot")
-    }
+    pairs = {serving: leads_over("contrary", "plan", serving) for serving in ("final", "snapshot")}
     leads = pairs["final"]
     if not leads:
         return ""
@@ -247,8 +264,9 @@ def objective_default() -> str:
                     > 0
                 )
     text = (
-        "**Who shares a stage.** The least liked groups of the plan's sizes, beside the plan: last backbone "
-        f"{listed(leads)}; own backbone {listed(pairs['snapshot'])}. They are ahead in {ahead} of {seeds} runs. "
+        "**Who shares a stage.** The least liked groups of the plan's sizes, beside the plan, on the last backbone: "
+        f"{listed(leads)}; on each domain's own: {listed(pairs['snapshot'])}. "
+        f"They are ahead in {ahead} of {seeds} runs. "
     )
     rhos = {name: rho for name in PARTITION_SETS if (rho := over_random(name, "final"))}
     if rhos:
@@ -257,7 +275,7 @@ def objective_default() -> str:
     if not lost(leads):
         worse = f", and on {', '.join(won(leads))} it trained worse beyond doubt" if won(leads) else ""
         text += f"So on none of these sets did a higher objective train better{worse}. "
-        fewest = {name: lead for name in PARTITION_SETS if (lead := lead_over(name, "fewest", "plan"))}
+        fewest = leads_over("fewest", "plan")
         if fewest and len(won(fewest)) == len(fewest):
             text += (
                 f"How many stages there are did matter: in as few as the budget allows the plan gains "

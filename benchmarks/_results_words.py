@@ -22,13 +22,16 @@ RIVALS = {
     "discrepancy-only": "a plan with λ = 0",
     "one-per-domain": "one stage per domain",
 }
+MAIN = ("reviews", "prose", "demo")
+"""The three sets that the first question is about; the others stand beside them."""
 CELLS = {
     "conflict-apart": "half of the domains have their labels turned round; groups share nothing",
     "conflict-staged": "half turned round; stages go on from one another with one head",
     "plain-apart": "labels as they are; groups share nothing",
     "plain-apart-scarce": "labels as they are; groups share nothing; few texts",
     "plain-apart-pairs": "labels as they are; groups of two share nothing",
-    "plain-staged": "labels as they are; stages go on from one another with one head",
+    "plain-staged": "labels as they are; stages go on from one another with one adapter and one head for all domains",
+    "plain-both": "labels as they are; the same with an adapter of its own per domain beside the shared one",
     "conflict-default": "half turned round; a head and an adapter of its own per domain",
 }
 
@@ -73,6 +76,24 @@ def against(value: Mapping[str, Any], name: str, lead: Lead | None) -> str:
         return f"The plan **loses to {rival}** by {much} ({wins})."
     half = (lead.high - lead.low) / 2
     return f"Between the plan and {rival} **no difference is shown** ({wins}); one below {half:.3f} could hardly show."
+
+
+def mark(lead: Lead | None) -> str:
+    """A lead as a cell of a table: `**+** +0.206 [...]`, `≈ ...` or `**−** ...`."""
+    if lead is None:
+        return "–"
+    return f"{'**+**' if lead.low > 0 else '**−**' if lead.high < 0 else '≈'} {interval(lead)}"
+
+
+def standing(leads: Mapping[str, Lead], *, figures: bool = True) -> str:
+    """`ahead on demo (+0.035 [...]); behind on ...; not to be told apart on ...`."""
+
+    def some(names: Sequence[str]) -> str:
+        return ", ".join(f"{name} ({interval(leads[name])})" if figures else name for name in names)
+
+    unsure = [name for name in leads if name not in (*won(leads), *lost(leads))]
+    kinds = (("ahead on", won(leads)), ("behind on", lost(leads)), ("not to be told apart on", unsure))
+    return "; ".join(f"{words} {some(names)}" for words, names in kinds if names)
 
 
 def listed(leads: Mapping[str, Lead]) -> str:

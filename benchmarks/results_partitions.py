@@ -5,8 +5,8 @@ python benchmarks/results_partitions.py prose     (or demo, or reviews; `--parts
 contrary   the partition of the plan's sizes that the objective likes least
 reversed   the plan's stages in reverse order
 fewest     the plan in as few stages as the budget allows, and random groups of those sizes
-apart      the plan, the contrary one and random ones with nothing carried from group to group: each group is trained
-           from the base model, so that only who shares a group counts
+apart      the plan and random groups with nothing carried from group to group: each group is trained from the base
+           model, so that only who shares a group counts
 halves     two random stages, beside one stage and the plan's: what one more stage costs
 grid       the plan at every λ and scale; settings that come to the same groups are trained once
 
@@ -168,7 +168,6 @@ class Study:
                 self.one(part, "reversed", self.plan[::-1], seed)
             elif part == "apart":
                 self.one(part, "plan", self.plan, seed, apart=True)
-                self.one(part, "contrary", other, seed, apart=True)
                 for draw in range(DRAWS):
                     groups = drawn(self.names, [len(g) for g in self.plan], "apart", seed, draw)
                     self.one(part, "random", groups, seed, draw, apart=True)

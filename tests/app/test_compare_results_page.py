@@ -32,6 +32,8 @@ def page() -> Iterator[dict[str, ModuleType]]:
         "_results_presets",
         "_results_foretelling",
         "_results_more",
+        "_results_repeat",
+        "_results_opening",
         "results",
     )
     sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -39,7 +41,7 @@ def page() -> Iterator[dict[str, ModuleType]]:
         yield {name: importlib.import_module(name) for name in names}
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-        for name in ("_common", "_results", *names):
+        for name in ("_common", "_results", "_results_shelf", "results_sets", "results_repeat", *names):
             sys.modules.pop(name, None)
 
 
