@@ -26,6 +26,7 @@ __all__ = [
     "given_run",
     "given_settings",
     "plan_of",
+    "where_it_stopped",
 ]
 
 PathLike = str | os.PathLike[str]
@@ -67,6 +68,14 @@ def plan_of(relations: Relations, folder: Path, plan: Plan | PathLike | None) ->
             if made.fingerprints.get("relations") == relations.digest:
                 return made
     return None
+
+
+def where_it_stopped(out: Path, count: int) -> str | None:
+    """The stage in which a run of `count` stages goes on, in one sentence; None where nothing is left to train."""
+    from ..stages.artefacts import finished_stages
+
+    done = finished_stages(out, count) if (out / "run.json").exists() else count
+    return None if done == count else f"{out}: goes on in stage {done + 1} of {count}."
 
 
 def given_corpora(value: Any) -> Corpora:

@@ -28,6 +28,7 @@ from ._given import (
     given_run,
     given_settings,
     plan_of,
+    where_it_stopped,
 )
 from .identity import for_model, other_model
 
@@ -247,6 +248,8 @@ def train(
     opened = given_corpora(corpora)
     for difference in other_model(made, known, model):
         progress.warn(difference)
+    if resume and not dry_run and (stopped := where_it_stopped(out, len(made.stages))) is not None:
+        progress.say(stopped)
     replanner = None
     if resolved.replan:
         from .replanning import make_replanner

@@ -153,3 +153,16 @@ def test_a_reader_that_goes_away_is_no_error(monkeypatch) -> None:
     with pytest.raises(Failure) as caught, running(as_json=True) as session:
         session.answer({"x": 1})
     assert caught.value.exit_code == 141
+
+
+def test_a_run_that_goes_on_says_where(tmp_path: Path) -> None:
+    from kinfold.app._given import where_it_stopped
+
+    assert where_it_stopped(tmp_path, 2) is None  # no run: training begins anew, which it says itself
+    (tmp_path / "run.json").write_text("{}")
+    assert where_it_stopped(tmp_path, 2) == f"{tmp_path}: goes on in stage 1 of 2."
+    for stage in ("00", "01"):
+        assert where_it_stopped(tmp_path, 2) is not None
+        (tmp_path / "stages" / stage).mkdir(parents=True)
+        (tmp_path / "stages" / stage / "stage.json").write_text("{}")
+    assert where_it_stopped(tmp_path, 2) is None
