@@ -399,6 +399,8 @@ def report(
             write_figures(opened, Path(figures))
         return page
     folder = Path(os.fspath(run))
+    if (folder / "compare.json").exists():
+        raise RunError(f"{folder}: a comparison has its report already: {folder / 'compare.md'}, beside its pictures.")
     if not (folder / "relations.json").exists():
         raise RunError(f"{folder}: holds neither a run (run.json) nor relations (relations.json); check the path.")
     relations = given_relations(folder)

@@ -304,4 +304,6 @@ def test_what_is_missing_is_asked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "plan.json").write_text('{"version": 1, "stages": [["engine"], ["garden"]]}')
     refused(tmp_path, "train", "--corpora", str(toy_corpora), says=("no base model",))
     refused(tmp_path, "report", str(tmp_path), says=("neither a run",))
+    (tmp_path / "compare.json").write_text("{}")
+    refused(tmp_path, "report", str(tmp_path), says=("compare.md",))
     refused(tmp_path, "evaluate", str(tmp_path / "nowhere"), says=("nowhere",))
