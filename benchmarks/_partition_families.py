@@ -5,6 +5,10 @@ forbidden pairs) of the shipped instances; no shipped instance can come out of i
 
     rand      whole weights drawn from -100..100                                            (clique partitioning)
     cpn       weights 0..100, a fifth of the pairs forbidden by -9999                       (clique partitioning)
+    rand5     the same from -5..5                                                           (clique partitioning)
+    signs     +1 or -1                                                                      (clique partitioning)
+    votes     50 random partitions: pairs together less pairs apart                         (clique partitioning)
+    relations 50 random symmetric relations: related less unrelated                         (clique partitioning)
     corr      rounded normal weights, standard deviation 14                                 (clique partitioning)
     zoo       objects with categorical attributes from noisy prototypes; matches - mismatches (clique partitioning)
     graph     modularity weights (m e_ij - d_i d_j / 2, scaled) of a planted-partition graph  (modularity)
@@ -30,6 +34,26 @@ def _symmetric(upper: np.ndarray) -> np.ndarray:
 
 def rand(n: int, rng: np.random.Generator) -> Instance:
     return Instance("", _symmetric(rng.integers(-100, 101, (n, n)).astype(float)))
+
+
+def rand5(n: int, rng: np.random.Generator) -> Instance:
+    return Instance("", _symmetric(rng.integers(-5, 6, (n, n)).astype(float)))
+
+
+def signs(n: int, rng: np.random.Generator) -> Instance:
+    return Instance("", _symmetric(np.where(rng.random((n, n)) < 0.5, -1.0, 1.0)))
+
+
+def votes(n: int, rng: np.random.Generator) -> Instance:
+    gain = np.zeros((n, n))
+    for _ in range(50):
+        group = rng.integers(0, int(rng.integers(2, 8)), n)
+        gain += np.where(group[:, None] == group[None, :], 1.0, -1.0)
+    return Instance("", _symmetric(gain - np.rint(gain[np.triu_indices(n, 1)].mean())))
+
+
+def relations(n: int, rng: np.random.Generator) -> Instance:
+    return Instance("", _symmetric(2.0 * rng.binomial(50, 0.5, (n, n)) - 50.0))
 
 
 def cpn(n: int, rng: np.random.Generator) -> Instance:
@@ -94,6 +118,10 @@ def mdg(n: int, rng: np.random.Generator) -> Instance:
 
 FAMILIES: dict[str, Callable[[int, np.random.Generator], Instance]] = {
     "rand": rand,
+    "rand5": rand5,
+    "signs": signs,
+    "votes": votes,
+    "relations": relations,
     "cpn": cpn,
     "corr": corr,
     "zoo": zoo,
