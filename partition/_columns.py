@@ -134,7 +134,8 @@ class _Generation:
         patience: int,
     ) -> None:
         # Duals are rounded to whole numbers: make the unit fine enough that this costs nothing.
-        fine = max(0, _BITS - int(np.abs(core.gain).max(initial=1)).bit_length())
+        largest = max(int(np.abs(core.gain).max(initial=1)), abs(core.kappa))
+        fine = max(0, _BITS - largest.bit_length())
         self.step = 1 << fine
         self.core = replace(
             core,

@@ -52,3 +52,21 @@ def test_the_unit_of_the_gains_changes_no_certificate(unit: float) -> None:
     plain = solve(gain, method="heuristic", time_limit=0.05, seed=2, deterministic=True)
     other = solve(gain * unit, method="heuristic", time_limit=0.05, seed=2, deterministic=True)
     assert plain.status == other.status == "feasible"
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_cost_of_stages_far_above_all_gains_overflows_nothing() -> None:
+    """Gains are made finer for the duals; by gains of 0 alone a cost in thousands came to more than 64 bits hold."""
+    gain = np.zeros((6, 6))
+    gain[0, 1] = gain[1, 0] = 1.0
+    answer = solve(
+        gain,
+        kappa=123456.789,
+        must_link=[(0, 1, 2), (3, 4, 5)],
+        cannot_link=[(0, 3)],
+        method="columns",
+        deterministic=True,
+    )
+    assert answer.stages == 2
+    assert answer.objective == pytest.approx(1.0 - 2 * 123456.789)
+    assert answer.status == "optimal"
