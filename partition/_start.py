@@ -1,4 +1,4 @@
-"""A first feasible partition: greedy packing in several orders, then CP-SAT where packing is hard."""
+"""A first feasible partition, by greedy packing in several orders; and one near given groups."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .solution import canonical
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._core import Core
 
-__all__ = ["feasible_start", "repair"]
+__all__ = ["feasible_start", "fit", "merge_best", "repair"]
 
 
 def feasible_start(core: Core, rng: np.random.Generator, tries: int = 24) -> NDArray[np.int64] | None:
@@ -72,6 +74,54 @@ def repair(core: Core, labels: NDArray[np.int64], rng: np.random.Generator) -> N
         out[i] = where
         load[:, where] += core.sizes[:, i]
     return out if core.feasible(out) else None
+
+
+def fit(core: Core, labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64] | None:
+    """`labels` if feasible; else merged or split to the number of stages and repacked to the budgets."""
+    if core.feasible(labels):
+        return labels
+    labels = canonical(labels)
+    while labels.max() + 1 > core.most:
+        labels = merge_best(core, labels)
+    out = repair(core, labels, rng)
+    if out is None and not core.labelled:
+        # Lower bounds or stage counts: merge small stages into the best partner while that is legal.
+        out = _merge_until(core, labels)
+    while out is None and labels.max() + 1 < max(core.least, 1):
+        big = int(np.bincount(labels).argmax())
+        members = np.flatnonzero(labels == big)
+        if len(members) < 2:
+            break
+        inner = core.gain[np.ix_(members, members)].sum(axis=1)
+        labels[members[inner.argmin()]] = labels.max() + 1
+        out = labels if core.feasible(labels) else repair(core, labels, rng)
+    return out
+
+
+def merge_best(core: Core, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Merge the two groups that gain most, budgets and conflicts permitting where possible."""
+    m = int(labels.max()) + 1
+    member = np.zeros((m, core.n), dtype=np.int64)
+    member[labels, np.arange(core.n)] = 1
+    gain = (member @ core.gain @ member.T).astype(np.float64)
+    clash = (member @ core.conflict.astype(np.int64) @ member.T) > 0
+    load = core.sizes @ member.T
+    over = np.zeros((m, m), dtype=np.bool_)
+    for r in range(len(core.sizes)):
+        over |= load[r][:, None] + load[r][None, :] > core.upper[r, 0]
+    penalty = float(np.abs(gain).max(initial=0.0)) + 1.0
+    score = np.where(clash | over, gain - 4 * penalty, gain)
+    score[np.tril_indices(m)] = -np.inf
+    a, b = np.unravel_index(int(score.argmax()), score.shape)
+    return canonical(np.where(labels == b, a, labels))
+
+
+def _merge_until(core: Core, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    while labels.max() > 0:
+        labels = merge_best(core, labels)
+        if core.feasible(labels):
+            return labels
+    return None
 
 
 def _counts(core: Core, trial: int) -> list[int]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from .._seeding import generator
 from ..errors import PlanError
+from ._communities import leiden, louvain, spectral
 from ._core import Core, make_core
-from ._start import repair
+from ._start import fit, merge_best
 from .plan import relative_gap
 from .problem import Problem, objective_value, violations
 from .settings import PEERS
@@ -56,7 +57,7 @@ def run_peer(problem: Problem, name: str, *, seed: int = 0, time_limit: float = 
     core = make_core(problem, mask=False)
     rng = generator(seed, "peer", name)
     labels = canonical(PEER_TABLE[name].propose(core, rng))
-    fitted = _fit(core, labels, rng)
+    fitted = fit(core, labels, rng)
     if fitted is None:
         raise PlanError(f"solve: what {name} proposes breaks the constraints and cannot be repaired; use 'auto'.")
     # The groups count, not their numbers.
@@ -135,54 +136,6 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _fit(core: Core, labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64] | None:
-    """`labels` if feasible; else merged or split to the number of stages and repacked to the budgets."""
-    if core.feasible(labels):
-        return labels
-    labels = canonical(labels)
-    while labels.max() + 1 > core.most:
-        labels = _merge_best(core, labels)
-    out = repair(core, labels, rng)
-    if out is None and not core.labelled:
-        # Lower bounds or stage counts: merge small stages into the best partner while that is legal.
-        out = _merge_until(core, labels)
-    while out is None and labels.max() + 1 < max(core.least, 1):
-        big = int(np.bincount(labels).argmax())
-        members = np.flatnonzero(labels == big)
-        if len(members) < 2:
-            break
-        inner = core.gain[np.ix_(members, members)].sum(axis=1)
-        labels[members[inner.argmin()]] = labels.max() + 1
-        out = labels if core.feasible(labels) else repair(core, labels, rng)
-    return out
-
-
-def _merge_best(core: Core, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Merge the two groups that gain most, budgets and conflicts permitting where possible."""
-    m = int(labels.max()) + 1
-    member = np.zeros((m, core.n), dtype=np.int64)
-    member[labels, np.arange(core.n)] = 1
-    gain = (member @ core.gain @ member.T).astype(np.float64)
-    clash = (member @ core.conflict.astype(np.int64) @ member.T) > 0
-    load = core.sizes @ member.T
-    over = np.zeros((m, m), dtype=np.bool_)
-    for r in range(len(core.sizes)):
-        over |= load[r][:, None] + load[r][None, :] > core.upper[r, 0]
-    penalty = float(np.abs(gain).max(initial=0.0)) + 1.0
-    score = np.where(clash | over, gain - 4 * penalty, gain)
-    score[np.tril_indices(m)] = -np.inf
-    a, b = np.unravel_index(int(score.argmax()), score.shape)
-    return canonical(np.where(labels == b, a, labels))
-
-
-def _merge_until(core: Core, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    while labels.max() > 0:
-        labels = _merge_best(core, labels)
-        if core.feasible(labels):
-            return labels
-    return None
-
-
 def _linkage(core: Core, *, single: bool) -> NDArray[np.int64]:
     """Agglomerate by single or average linkage on the gain while a merge adds to the objective and is legal."""
     n = core.n
@@ -242,119 +195,11 @@ def average_linkage(core: Core) -> NDArray[np.int64]:
     return _linkage(core, single=False)
 
 
-def _graph(core: Core) -> Any:
-    import networkx as nx
-
-    graph = nx.Graph()
-    graph.add_nodes_from(range(core.n))
-    rows, columns = np.nonzero(np.triu(core.gain, 1) > 0)
-    unit = float(np.abs(core.gain).max(initial=1)) or 1.0
-    graph.add_weighted_edges_from(
-        (int(i), int(j), float(core.gain[i, j]) / unit) for i, j in zip(rows, columns, strict=True)
-    )
-    return graph
-
-
-def _louvain(core: Core, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Louvain modularity on the positive gains: community search knows no negative weights."""
-    import networkx as nx
-
-    groups = nx.community.louvain_communities(_graph(core), weight="weight", seed=int(rng.integers(2**31)))
-    return _labels_of(groups, core.n)
-
-
-def _leiden(core: Core, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Leiden-style local moving on the objective itself: moves, refinement inside groups, aggregation (CPM-like)."""
-    n = core.n
-    labels = np.arange(n)
-    gain = core.gain.astype(np.float64)
-    groups = np.arange(n)
-    while True:
-        labels = _local_moves(gain, labels, rng, core.kappa)
-        fine = _refine(gain, labels, rng, core.kappa)
-        m = int(fine.max()) + 1
-        if m == len(gain):
-            return canonical(labels[groups])
-        member = np.zeros((m, len(gain)))
-        member[fine, np.arange(len(gain))] = 1
-        gain = member @ gain @ member.T
-        np.fill_diagonal(gain, 0.0)
-        _, first = np.unique(fine, return_index=True)
-        labels = canonical(labels[first])
-        groups = fine[groups]
-
-
-def _local_moves(
-    gain: NDArray[np.float64], labels: NDArray[np.int64], rng: np.random.Generator, kappa: float
-) -> NDArray[np.int64]:
-    n = len(gain)
-    labels = labels.copy()
-    member = np.zeros((n, n))
-    member[labels, np.arange(n)] = 1.0
-    pull = member @ gain
-    count = member.sum(axis=1)
-    moved = True
-    while moved:
-        moved = False
-        for i in rng.permutation(n):
-            a = labels[i]
-            score = np.where(count > 0, pull[:, i], -kappa)
-            score[a] -= kappa if count[a] == 1 else 0
-            c = int(score.argmax())
-            if score[c] > score[a] + 1e-9 * abs(score[a]):
-                pull[a] -= gain[i]
-                pull[c] += gain[i]
-                count[a] -= 1
-                count[c] += 1
-                labels[i] = c
-                moved = True
-    return canonical(labels)
-
-
-def _refine(
-    gain: NDArray[np.float64], labels: NDArray[np.int64], rng: np.random.Generator, kappa: float
-) -> NDArray[np.int64]:
-    """Within each group start from singletons and merge again: groups that hang together badly come apart."""
-    out = np.zeros(len(gain), dtype=np.int64)
-    offset = 0
-    for c in np.unique(labels):
-        members = np.flatnonzero(labels == c)
-        inner = _local_moves(gain[np.ix_(members, members)], np.arange(len(members)), rng, kappa)
-        out[members] = inner + offset
-        offset += int(inner.max()) + 1
-    return out
-
-
-def _spectral(core: Core, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Spectral clustering of the shifted gains; the number of groups with the best objective is kept."""
-    if core.n <= 2:
-        return np.arange(core.n)
-    from sklearn.cluster import SpectralClustering
-
-    gain = core.gain.astype(np.float64)
-    # Forbidding weights would flatten every other affinity: clip below at the negative of the largest.
-    top = float(np.maximum(gain, 0).max()) or float(np.abs(gain).max()) or 1.0
-    affinity = (np.clip(gain, -top, top) / top + 1.0) / 2.0
-    np.fill_diagonal(affinity, 1.0)
-    low, high = max(2, core.least), min(core.n - 1, core.most)
-    if high < low:
-        return np.arange(core.n) if core.least > 1 else np.zeros(core.n, dtype=np.int64)
-    counts = range(low, high + 1) if high - low < 12 else np.unique(np.geomspace(low, high, 12).astype(int))
-    best, found = -np.inf, np.arange(core.n, dtype=np.int64)
-    for m in counts:
-        model = SpectralClustering(n_clusters=int(m), affinity="precomputed", random_state=int(rng.integers(2**31)))
-        labels = np.asarray(model.fit_predict(affinity), dtype=np.int64)
-        fitted = _fit(core, labels, rng)
-        if fitted is not None and core.value(fitted) > best:
-            best, found = core.value(fitted), labels
-    return found
-
-
 def _greedy(core: Core, rng: np.random.Generator) -> NDArray[np.int64]:
     """Merge the two stages that add most, while that pays and budgets allow."""
     labels = np.arange(core.n)
     while labels.max() + 1 > max(1, core.least):
-        after = _merge_best(core, labels)
+        after = merge_best(core, labels)
         if labels.max() + 1 > core.most or core.value(after) > core.value(labels):
             legal = all(
                 int(core.sizes[r, after == c].sum()) <= core.upper[r, 0]
@@ -376,7 +221,7 @@ def _random(core: Core, rng: np.random.Generator) -> NDArray[np.int64]:
     for _ in range(20):
         m = int(rng.integers(core.least, min(core.most, core.n) + 1))
         labels = canonical(rng.integers(0, m, core.n))
-        if _fit(core, labels, rng) is not None:
+        if fit(core, labels, rng) is not None:
             return labels
     start = feasible_start(core, rng)
     return np.arange(core.n) if start is None else start
@@ -390,21 +235,14 @@ def _apart(core: Core, rng: np.random.Generator) -> NDArray[np.int64]:
     return np.arange(core.n, dtype=np.int64)
 
 
-def _labels_of(groups: Any, n: int) -> NDArray[np.int64]:
-    labels = np.zeros(n, dtype=np.int64)
-    for c, group in enumerate(groups):
-        labels[list(group)] = c
-    return canonical(labels)
-
-
 PEER_TABLE: Mapping[str, Peer] = {
     peer.name: peer
     for peer in (
         Peer("single_linkage", "single linkage (the paper's)", "arXiv 2511.07198", _single),
         Peer("average_linkage", "average linkage", "Sokal & Michener 1958", _average),
-        Peer("louvain", "Louvain on positive gains", "Blondel et al. 2008", _louvain),
-        Peer("leiden", "Leiden moves on the objective", "Traag et al. 2019", _leiden),
-        Peer("spectral", "spectral clustering", "Ng et al. 2001", _spectral),
+        Peer("louvain", "Louvain on positive gains", "Blondel et al. 2008", louvain),
+        Peer("leiden", "Leiden moves on the objective", "Traag et al. 2019", leiden),
+        Peer("spectral", "spectral clustering", "Ng et al. 2001", spectral),
         Peer("greedy", "greedy merging", "capacity-aware agglomeration", _greedy),
         Peer("random", "random plans", "", _random),
         Peer("all_in_one", "one stage for all", "", _together),

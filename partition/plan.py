@@ -108,6 +108,13 @@ class Plan:
         where = {name: t for t, stage in enumerate(self.stages) for name in stage}
         return tuple(where[name] for name in self.domains)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What explains the plan and calls for nothing, unlike `warnings`; read off its stages and settings."""
+        from .advice import notes_on
+
+        return notes_on(self.stages, self.settings)
+
     def stage_of(self, name: str) -> int:
         """The index (from 0) of the stage that trains `name`.
 

@@ -14,10 +14,11 @@ from .._seeding import derive_seed, generator
 from ..errors import ConfigError
 from ._seal import seal_of
 from ._solve import solve_problem
-from .confidence import bootstrap_confidence, phase_diagram, trivial_kind
-from .expectation import expectation, keep_apart, label_warning
+from .advice import advice
+from .confidence import bootstrap_confidence, phase_diagram
+from .expectation import keep_apart
 from .explain import explain_assignment
-from .fewest import in_fewest
+from .fewest import fewest_stages, in_fewest
 from .order import best_order, order_score, stage_matrices
 from .peers import compare_solvers
 from .plan import Plan
@@ -105,18 +106,40 @@ def build_problem(
         low, high = settings.stages
     if least > high:
         raise ConfigError(f"plan.pin: needs {least} stages but plan.stages allows {high}; change either.")
+    fewest = settings.stages == "fewest"
     problem = make_problem(
         gain_of(parts, settings.lam),
         sizes={name: [by_domain[d] for d in names] for name, by_domain in sizes.items()},
         budget=limits["budget"],
         minimum=limits["minimum"],
-        stages=(max(low, least), max(high, low)),
+        stages=(low if fewest else max(low, least), max(high, low)),
         must_link=[*_groups(settings.must_link, index, "must_link"), *pinned_must],
         cannot_link=[*_groups(settings.cannot_link, index, "cannot_link"), *pinned_cannot],
         kappa=settings.kappa,
         names=names,
     )
-    return in_fewest(problem) if settings.stages == "fewest" else problem, sizes
+    if not fewest:
+        return problem, sizes
+    if least > 1:
+        _check_positions(settings, problem, least)
+    return in_fewest(replace(problem, stages=(least, high))), sizes
+
+
+def _check_positions(settings: PlanSettings, problem: Problem, least: int) -> None:
+    """Refuse a pin to a position that as few stages as the constraints allow do not reach.
+
+    Stages that nothing else asks for would be made before it, and more stages were never better.
+    """
+    count = fewest_stages(problem)
+    if count is None or least <= count:
+        return
+    last = max(settings.pin.values())
+    name = next(domain for domain, position in settings.pin.items() if position == last)
+    raise ConfigError(
+        f"plan.pin.{name}: position {last} asks for {least} stages where the constraints need {count}, and "
+        f"plan.stages = fewest makes no more; pin it within those (1 is trained first, -1 last), or set plan.stages = "
+        f"{least}."
+    )
 
 
 def plan_from_labels(
@@ -168,7 +191,7 @@ def plan_from_labels(
         phase=phase,
         explain=explain_assignment(problem, labels),
         theory=_theory(relations, settings, problem, labels, solution),
-        warnings=_warnings(relations, settings, problem, labels, solution, confidence),
+        warnings=advice(relations, settings, problem, labels, solution, confidence),
         seconds=time.monotonic() - begin,
     )
     return replace(made, seal=seal_of(made))
@@ -324,73 +347,6 @@ def _theory(
             labels, problem.gain, problem.names, proved=solution.status == "optimal", constrained=constrained
         ),
     }
-
-
-def _warnings(
-    relations: Relations,
-    settings: PlanSettings,
-    problem: Problem,
-    labels: NDArray[np.int64],
-    solution: Solution,
-    confidence: Mapping[str, Any] | None,
-) -> tuple[str, ...]:
-    out: list[str] = []
-    k = problem.k
-    pairs = np.triu_indices(k, 1)
-    gains = problem.gain[pairs]
-    kind = trivial_kind(labels)
-    if k == 1:
-        out.append("There is one domain only, so there is nothing to plan.")
-    elif settings.stages == "fewest" and kind != "one per domain":
-        many = "one stage" if kind else f"{int(labels.max()) + 1} stages"
-        out.append(
-            f"As few stages as the constraints allow: {many}. In our measurements more stages never helped "
-            "(docs/results.md); plan.stages = free lets the objective decide their number."
-        )
-    elif kind == "all in one":
-        out.append(
-            f"The plan is trivial: these domains hardly conflict ({(gains >= 0).mean():.0%} of pairs gain by "
-            f"sharing a stage "
-            f"at lam = {settings.lam:g}), so one stage for all is best; plain joint training will do as well."
-        )
-    elif kind == "one per domain":
-        out.append(
-            f"The plan is trivial: {(gains <= 0).mean():.0%} of pairs lose by sharing a stage at lam = "
-            f"{settings.lam:g} or the "
-            "budget holds one domain a stage, so every domain trains alone; raise lam or the budget to see groups."
-        )
-    if settings.stages == "fewest" and settings.kappa:
-        out.append(
-            f"plan.kappa = {settings.kappa:g} changes nothing while plan.stages = fewest: it is the cost of a stage "
-            "where the objective decides their number; set plan.stages = free."
-        )
-    names = [settings.discrepancy] if isinstance(settings.discrepancy, str) else list(settings.discrepancy)
-    for name in names:
-        under = relations.under_floor(name) if k > 1 else None
-        if under is not None and under[pairs].mean() >= 0.5:
-            out.append(
-                f"{under[pairs].mean():.0%} of pairs cannot be told apart by {name!r}: these domains hardly "
-                f"conflict, and "
-                "which of them share a stage may not matter."
-            )
-    # Of the plan as it is: what its groups promise over others of their sizes, and what no text measure sees.
-    expected = expectation(labels, relations, settings)
-    said = (label_warning(labels, relations), None if expected is None else expected.warning)
-    out += [line for line in said if line is not None]
-    if solution.method.startswith("extension"):
-        out.append("Old stages were kept as they are, so nothing is proved of this plan among all; plan anew for that.")
-    elif solution.status != "optimal":
-        out.append(
-            f"The plan is not proved optimal ({solution.certificate}); raise time_limit for a better certificate."
-        )
-    if confidence is None and settings.bootstrap > 0 and k > 1:
-        out.append("The relations hold no bootstrap draws, so nothing is known about how sure the plan is.")
-    if confidence is not None and confidence["fragile"]:
-        out.append(
-            f"Fragile: {', '.join(confidence['fragile'])} change company under resampled text; more text would "
-            f"settle them."
-        )
-    return tuple(out)
 
 
 def _resolved(settings: PlanSettings) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def test_by_default_a_plan_has_as_few_stages_as_the_budget_allows(relations, bru
     plan = make_plan(relations, settings=QUICK)
     assert plan.settings["stages"] == "fewest"
     assert len(plan.stages) == 1
-    assert any("As few stages as the constraints allow: one stage." in line for line in plan.warnings)
+    assert plan.notes[0].startswith("As few stages as the constraints allow: one stage.")
+    assert not any("As few stages" in line for line in plan.warnings)
     k = len(plan.domains)
     bound = make_plan(relations, settings=replace(QUICK, budget={"domains": 4}))
     needed = -(-k // 4)
@@ -173,3 +174,19 @@ def test_cp_sat_finds_partitions_of_large_sizes() -> None:
     labels, _, status, _ = feasibility(make_core(problem), clock=Clock(10.0), seed=0, workers=1)
     assert status == "feasible"
     assert make_core(problem).feasible(labels)
+
+
+def test_a_pin_to_a_stage_that_is_not_needed_is_refused_with_the_number_that_is(relations) -> None:
+    """Nine stages because one domain was pinned to the ninth is not what anybody means."""
+    names = relations.domains
+    settings = replace(QUICK, budget={"domains": -(-len(names) // 2)})
+    with pytest.raises(ConfigError, match=r"plan\.pin\.d03: position 9 asks for 9 stages where the constraints need 2"):
+        make_plan(relations, settings=replace(settings, pin={"d03": 9}))
+    two = make_plan(relations, settings=replace(settings, pin={"d03": 2}))
+    assert len(two.stages) == 2
+    assert "d03" in two.stages[1]
+    nine = make_plan(relations, settings=replace(settings, pin={"d03": 9}, stages=9))
+    assert len(nine.stages) == 9
+    assert "d03" in nine.stages[8]
+    free = make_plan(relations, settings=replace(settings, pin={"d03": 3}, stages="free"))
+    assert "d03" in free.stages[2]
