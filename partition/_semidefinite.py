@@ -94,7 +94,7 @@ def semidefinite_bound(
             return best
     for _ in range(_ROUNDS):
         before = best
-        fresh = separate(model.point, core, model.cuts)
+        fresh = separate(model.point, model.stages, core, model.cuts)
         if not len(fresh):
             break
         model.replace(model.cuts.kept(model.multipliers, fresh))
@@ -106,7 +106,7 @@ def semidefinite_bound(
         before = best
         if minimise(_SHARP, _SHARP_STEPS):
             return best
-        fresh = separate(model.point, core, model.cuts)
+        fresh = separate(model.point, model.stages, core, model.cuts)
         model.replace(model.cuts.kept(model.multipliers, fresh))
         if before - best < _STALL * (best - value if np.isfinite(value) else abs(best)):
             break
@@ -139,6 +139,7 @@ class _Dual:
         self.positive = np.zeros(pairs)
         self.multipliers = np.zeros(len(cuts))
         self.point = np.zeros((n, n))
+        self.stages = 0.0
         self.ended = False
 
     def replace(self, cuts: tuple[Any, NDArray[np.float64]]) -> None:
@@ -251,7 +252,7 @@ class _Dual:
         whole = (vectors * (roots / alpha)) @ vectors.T
         self.point = whole[1:, 1:]
         pairs = self.point[self.rows, self.columns]
-        t = float(whole[0, 0])
+        t = self.stages = float(whole[0, 0])
         slope = np.concatenate(
             [
                 1.0 - np.diag(self.point),

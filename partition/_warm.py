@@ -79,9 +79,13 @@ def _ready_integers() -> None:
 
 @cache
 def _ready_matrices() -> None:
-    """The minimiser and the sparse matrices of the semidefinite bound."""
+    """The minimiser, the sparse matrices and the kernel of the semidefinite bound."""
     import scipy.optimize
     import scipy.sparse  # noqa: F401
+
+    from ._semidefinite_signed import signed_rows
+
+    signed_rows(np.eye(3), 1.0, 1.0)
 
 
 _READY: dict[str, Callable[[], None]] = {

@@ -34,9 +34,9 @@ COLUMN_LIMIT = 160
 TRIANGLE_LIMIT = 220
 SEMIDEFINITE_LIMIT = 400
 _LINKAGE_FROM = 60
-# Nodes after which the pricing of large stages is left for a weaker bound: eight planning problems of 100
-# proved in the same time with ten times as many, and where stages are large the time is better spent on matrices.
-_PATIENCE = 400_000
+# Nodes after which the pricing of large stages waits until the bound from matrices has had its turn: no pricing of
+# eight planning problems of 100 needed more than the first search has, and where stages are large none is enough.
+_PATIENCE = 1
 
 
 def needs(core: Core, method: str) -> tuple[str, ...]:
@@ -83,6 +83,7 @@ def _prove(run: Run, pool: Pool, method: str) -> None:
     core = run.core
     binding = _binding(core)
     small = _Rest(core, np.arange(core.n), pool.labels)
+    hard = False
     if method != "columns" and core.n <= TRIANGLE_LIMIT and not binding:
         found = _triangles(run, 0.4 * run.left())
         if run.proved():
@@ -95,12 +96,15 @@ def _prove(run: Run, pool: Pool, method: str) -> None:
     if small.core.n <= COLUMN_LIMIT and have_compiler():
         # Without a budget stages are large and hard to price: column generation proves it early or not at all.
         tail = 0.85 if binding else 0.6 if small.core.n <= CLIQUE_LIMIT else 0.2
-        _columns(run, small, tail * run.left() if method != "columns" else run.left())
+        alone = method == "columns" or not binding or small.core.n <= CLIQUE_LIMIT
+        hard = _columns(run, small, run.left() if method == "columns" else tail * run.left(), patient=alone)
     if small.core.n <= CLIQUE_LIMIT and not run.proved():
         _clique(run, run.left(), small)
     elif method != "columns" and binding and core.n <= SEMIDEFINITE_LIMIT and not run.proved():
         # Stages too large to price: matrices, pairs and capacities at least give a certified gap.
         _matrices(run, run.left())
+        if hard and not run.proved():
+            _columns(run, small, run.left(), patient=True)
 
 
 def _binding(core: Core) -> bool:
@@ -213,11 +217,12 @@ def _matrices(run: Run, seconds: float) -> None:
     run.steps.append("semidefinite bound")
 
 
-def _columns(run: Run, rest: _Rest, seconds: float) -> None:
+def _columns(run: Run, rest: _Rest, seconds: float, *, patient: bool) -> bool:
+    """Column generation; whether it gave up because a pricing was hard, which it only does where not `patient`."""
     from ._columns import generate_columns
 
     if run.labels is None or seconds <= 0:
-        return
+        return False
 
     def report(labels: NDArray[np.int64] | None, value: int, bound: float) -> None:
         if labels is not None:
@@ -232,12 +237,14 @@ def _columns(run: Run, rest: _Rest, seconds: float) -> None:
         seed=run.seed,
         workers=run.workers,
         report=report,
-        patience=2**60 if rest.core.n <= CLIQUE_LIMIT else _PATIENCE,
+        patience=2**60 if patient else _PATIENCE,
     )
     if answer.labels is not None:
         run.offer(answer.labels[rest.item])
     run.lower(max(answer.bound, float(run.value)))
-    run.steps.append(answer.note)
+    if answer.note not in run.steps:
+        run.steps.append(answer.note)
+    return answer.note.endswith("pricing stopped")
 
 
 def _clique(run: Run, seconds: float, rest: _Rest | None = None) -> None:
