@@ -97,7 +97,7 @@ def measure(case: dict[str, Any], corpora: Path, folder: Path) -> dict[str, Any]
     """Estimate and peaks of one case, in this process."""
     import torch
     import transformers
-    from bench_training import base_model
+    from _training_peers import base_model
     from kinfold.corpora import load_corpora
     from kinfold.stages import LoraSpec, TrainSettings, estimate_memory
     from kinfold.stages.bank import LoraBank

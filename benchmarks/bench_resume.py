@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from bench_training import base_model
+from _training_peers import base_model
 from kinfold._files import write_json
 from kinfold.corpora import load_corpora
 from kinfold.partition.plan import Plan

@@ -41,7 +41,7 @@ def room(rows: int, steps: int) -> int:
 
 @register_jitable
 def plane_rows(x: Any, stride: Any, rows: Any, depth: Any, out: Any) -> None:
-    """Rows of x as planes: block of 32 rows, block of 32 steps, plane, row; a last block is filled with its last row."""
+    """Rows of x as planes: blocks of 32 rows, blocks of 32 steps, plane, row; the last row fills the last block."""
     for i in range(0, rows, 32):
         for row in range(32):
             source = x + 4 * min(i + row, rows - 1) * stride

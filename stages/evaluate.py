@@ -296,6 +296,7 @@ def evaluate_run(
     *,
     split: str = "test",
     documents: int | None = None,
+    generate: int | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Evaluate a finished run again, on another split or other texts, and write its `evaluation.json`.
@@ -310,6 +311,8 @@ def evaluate_run(
         "train", "validation" or "test".
     documents
         Most documents per domain; None keeps the run's own `eval_documents`.
+    generate
+        Prompts per domain that are answered freely; None keeps the run's own `eval_generate`.
 
     Raises
     ------
@@ -318,7 +321,7 @@ def evaluate_run(
     """
     from .session import open_run
 
-    with open_run(run, corpora, split=split, documents=documents, progress=progress) as evaluator:
+    with open_run(run, corpora, split=split, documents=documents, generate=generate, progress=progress) as evaluator:
         for stage in [None, *range(len(evaluator.stages))]:
             evaluator.measure(stage, again=True)
         return evaluator.report()

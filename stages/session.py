@@ -176,6 +176,7 @@ def open_run(
     *,
     split: str | None = None,
     documents: int | None = None,
+    generate: int | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[Evaluator]:
     """The evaluator of a finished run, with its base model loaded."""
@@ -190,6 +191,8 @@ def open_run(
     settings = TrainSettings.from_dict(manifest["settings"])
     if documents is not None:
         settings = replace(settings, eval_documents=documents)
+    if generate is not None:
+        settings = replace(settings, eval_generate=generate)
     with threads(settings.threads):
         session = Session.open(
             stages,

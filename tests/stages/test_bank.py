@@ -6,10 +6,11 @@ import copy
 
 import pytest
 import torch
+from banks import fill, llama
 from kinfold.errors import ConfigError, ModelError
 from kinfold.stages.bank import LoraBank, LoraSpec
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 IDS = torch.randint(1, 61, (4, 6), generator=torch.Generator().manual_seed(0))
 
@@ -17,22 +18,7 @@ IDS = torch.randint(1, 61, (4, 6), generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=61,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def fill(bank: LoraBank, seed: int = 0) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, parameter in bank.named_parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return llama(16).eval()
 
 
 def logits(model: nn.Module) -> Tensor:

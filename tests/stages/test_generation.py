@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinfold.corpora import load_corpora
 from kinfold.partition.plan import Plan
-from kinfold.stages import LoraSpec, Run, TrainSettings, train
+from kinfold.stages import LoraSpec, Run, TrainSettings, evaluate_run, train
 from kinfold.stages.generation import exact_match, rouge_l, token_f1
 
 WORDS = st.lists(st.sampled_from(["oil", "pump", "rope", "tide"]), max_size=7)
@@ -72,3 +72,6 @@ def test_a_run_reports_answers_before_and_after(tiny_llama_dir: Path, tmp_path: 
         assert row["answers"] == 3
         assert 0 <= row["exact_match"] <= row["token_f1"] <= 1
     assert run.evaluation["final"]["garden"]["tokens"] < 6 * 12
+    again = evaluate_run(run, load_corpora(folder), generate=2)
+    assert {again[key]["engine"]["answers"] for key in ("before", "final")} == {2}
+    assert "answers" not in evaluate_run(run, load_corpora(folder), generate=0)["final"]["engine"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from banks import MODELS, fill
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinfold.errors import ModelError
@@ -14,52 +15,13 @@ from kinfold.stages.bank import FrozenShared, LoraBank, LoraSpec
 from kinfold.stages.peft_io import LowRank, compress, concatenate, read_peft, write_peft
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
 
 IDS = torch.randint(1, 61, (4, 6), generator=torch.Generator().manual_seed(0))
 
 
-def llama() -> nn.Module:
+def made(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=61,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def gpt2() -> nn.Module:
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=2, n_positions=8)).eval()
-
-
-def bert() -> nn.Module:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_labels=3
-    )
-    return BertForSequenceClassification(config).eval()
-
-
-MODELS = {"llama": llama, "gpt2": gpt2, "bert": bert}
-
-
-def fill(bank: LoraBank, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, parameter in bank.named_parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return MODELS[kind](16).eval()
 
 
 def logits(model: nn.Module) -> torch.Tensor:
@@ -71,7 +33,7 @@ def logits(model: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
 def test_peft_reproduces_two_stages_and_a_domain(kind: str, rslora: bool, tmp_path: Path) -> None:
-    model = MODELS[kind]()
+    model = made(kind)
     first = LoraBank.attach(model, ("a",), LoraSpec(rank=2, alpha=3))
     fill(first, 1)
     first.freeze_shared().save(tmp_path / "shared")
@@ -94,7 +56,7 @@ def test_peft_reproduces_two_stages_and_a_domain(kind: str, rslora: bool, tmp_pa
     base = logits(model)
     wanted = {**{str(key): value for key, value in expected.items()}, "snapshot": snapshot, "alone": alone}
     for folder, value in wanted.items():
-        loaded = PeftModel.from_pretrained(MODELS[kind](), tmp_path / folder).eval()
+        loaded = PeftModel.from_pretrained(made(kind), tmp_path / folder).eval()
         torch.testing.assert_close(logits(loaded), value, rtol=1e-5, atol=1e-5)
         assert (value - base).abs().max() > 1e-3
         merged = loaded.merge_and_unload()
@@ -111,10 +73,10 @@ def test_a_bank_reads_what_peft_writes(kind: str, tmp_path: Path) -> None:
     config = LoraConfig(r=3, lora_alpha=7, use_rslora=True, target_modules="all-linear", init_lora_weights=False)
     if kind == "bert":
         config.modules_to_save = ["classifier"]
-    peft = get_peft_model(MODELS[kind](), config)
+    peft = get_peft_model(made(kind), config)
     expected = logits(peft.eval())
     peft.save_pretrained(tmp_path / "peft")
-    model = MODELS[kind]()
+    model = made(kind)
     bank = LoraBank.attach(model, ("a", "b"), LoraSpec(rank=4, alpha=2))
     if kind == "bert":
         # PEFT's "all-linear" also adapts the pooler, as a bank does; its head is the same untrained one.
@@ -127,7 +89,7 @@ def test_a_bank_reads_what_peft_writes(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_round_trip_is_bit_identical(tmp_path: Path) -> None:
-    bank = LoraBank.attach(llama(), ("a",), LoraSpec(rank=2, alpha=4))
+    bank = LoraBank.attach(made("llama"), ("a",), LoraSpec(rank=2, alpha=4))
     fill(bank, 1)
     before = {name: value.clone() for name, value in bank.state_dict().items()}
     bank.to_peft("a", tmp_path / "a", include_shared=False)
@@ -137,7 +99,7 @@ def test_a_round_trip_is_bit_identical(tmp_path: Path) -> None:
 
 
 def test_heads_travel_with_the_adapter(tmp_path: Path) -> None:
-    model = bert()
+    model = made("bert")
     bank = LoraBank.attach(model, ("a",))
     fill(bank, 1)
     torch.manual_seed(7)
@@ -148,12 +110,12 @@ def test_heads_travel_with_the_adapter(tmp_path: Path) -> None:
         expected = logits(model)
     head = {"classifier": dict(model.classifier.named_parameters())}
     bank.to_peft("a", tmp_path / "a", task_type="SEQ_CLS", heads=head)
-    loaded = PeftModel.from_pretrained(bert(), tmp_path / "a").eval()
+    loaded = PeftModel.from_pretrained(made("bert"), tmp_path / "a").eval()
     torch.testing.assert_close(logits(loaded), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_short_target_names_only_where_they_are_unambiguous(tmp_path: Path) -> None:
-    model = llama()
+    model = made("llama")
     bank = LoraBank.attach(model, ("a",), LoraSpec(targets=("model.layers.0.self_attn.q_proj", "down_proj")))
     bank.to_peft("a", tmp_path / "a")
     targets = json.loads((tmp_path / "a" / "adapter_config.json").read_text())["target_modules"]
@@ -189,7 +151,7 @@ def test_compression_is_the_truncated_svd_of_the_dense_matrix(
 
 
 def test_the_error_of_a_compressed_export_is_stated_and_true(tmp_path: Path) -> None:
-    bank = LoraBank.attach(llama(), ("a",), LoraSpec(rank=4))
+    bank = LoraBank.attach(made("llama"), ("a",), LoraSpec(rank=4))
     fill(bank, 1)
     exact = bank.combined("a")
     error = bank.to_peft("a", tmp_path / "a", rank=3)
@@ -263,7 +225,7 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
 
 
 def test_adapters_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
-    model = llama()
+    model = made("llama")
     bank = LoraBank.attach(model, ("a",), LoraSpec(rank=4, targets=("q_proj",)))
     bank.to_peft("a", tmp_path / "wide")  # shared + own: rank 8
     bank.detach()
