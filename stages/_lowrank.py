@@ -210,6 +210,7 @@ class TiledLinear(torch.autograd.Function):
         from ._bank_ops import base_product
 
         half = len(tensors) // 2
+        x = x.contiguous()  # the first token of each row, say, is not; the loops go by addresses
         sizes = _sizes(x, plan)
         a, b = _Stacks(tensors[:half], frozen_a, plan), _Stacks(tensors[half:], frozen_b, plan)
         h = _down(x, a.table, a.ranks, a.rank, sizes)

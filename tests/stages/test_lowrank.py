@@ -79,6 +79,17 @@ def test_equals_the_plain_formula(layer: tuple[Any, ...], dtype: torch.dtype, le
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_that_lie_apart(dtype: torch.dtype) -> None:
+    case = Layer((10, 25), 64, 96, 8, 8, 0)
+    wanted = case.run(dtype, tiled=True)
+    plan = GroupPlan(case.sizes, 0.5, shared=True, domains=True, transposed=False, tiled=True)
+    apart = torch.stack([case.x, case.grad[:, :64]], 1).to(dtype)[:, 0]
+    assert not apart.is_contiguous()
+    got = banked_linear(apart, case.weight.to(dtype), None, plan, case.a, case.b)
+    assert torch.equal(got, wanted[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_groups_know_nothing_of_each_other(dtype: torch.dtype) -> None:
     """A group of infinities and one that is not a number beside it leave the others as they are."""
     case = Layer((45, 20, 70), 64, 64, 0, 8, 0)
