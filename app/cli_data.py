@@ -126,7 +126,10 @@ def register(app: typer.Typer) -> None:
           $ kinfold measure my-corpora --model my-model --embedder model -o relations
           $ kinfold measure -c kinfold.yaml --set measure.bootstrap=500
         """
+        from rich.text import Text
+
         from . import api
+        from .progress import clean
         from .report.terminal import heatmap, relations_table
         from .tables import agreement_table, validation_table
 
@@ -164,7 +167,8 @@ def register(app: typer.Typer) -> None:
                 common.session.show("", agreement_table(relations))
             if relations.validation:
                 advice = relations.validation.get("advice")
-                common.session.show("", validation_table(relations), *([f"Advice: {advice}"] if advice else []))
+                sentence = [Text(f"Advice: {clean(str(advice))}")] if advice else []
+                common.session.show("", validation_table(relations), *sentence)
             common.session.show(f"Wrote {out}. Next: kinfold plan {out} -o plan.json")
         common.session.answer(
             {

@@ -13,6 +13,7 @@ apart, each corrected for the number of measures:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,8 @@ def rank_measures(
     reach = float(np.quantile(np.abs(around / spread).max(axis=1), 1.0 - _LEVEL))
     centre = np.arctanh(np.clip(rho, -0.9999, 0.9999))
     low, high = np.tanh(centre - reach * spread), np.tanh(centre + reach * spread)
+    if not _can_tell(k):
+        low, high = np.full(len(names), -1.0), np.full(len(names), 1.0)
     kinds = [MEASURES[name].kind for name in names]
     out: dict[str, dict[str, Any]] = {}
     for index, name in enumerate(names):
@@ -126,9 +129,16 @@ def rank_measures(
             "high": float(max(high[index], rho[index])),
             "p": float(p[index]),
             "pairs": float(len(upper[0])),
-            "better": [names[other] for other in _beaten(rho, drawn, index, np.flatnonzero(rivals))],
+            "better": [names[other] for other in _beaten(rho, drawn, index, np.flatnonzero(rivals))]
+            if _can_tell(k)
+            else [],
         }
     return out
+
+
+def _can_tell(k: int) -> bool:
+    """Whether `k` domains have enough orders for one of them to be rarer than chance allows."""
+    return math.factorial(k) * _LEVEL >= 1
 
 
 def _beaten(rho: NDArray[np.float64], drawn: NDArray[np.float64], index: int, rivals: NDArray[np.int64]) -> list[int]:
@@ -156,6 +166,12 @@ def advise(measures: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str]:
     beats it; None where nothing foretells transfer beyond chance.
     """
     sure = [name for name, row in measures.items() if row["p"] <= _LEVEL]
+    pairs = max((float(row.get("pairs", math.inf)) for row in measures.values()), default=math.inf)
+    if not sure and pairs <= 3:
+        return None, (
+            "three domains are too few to tell which measure foretells transfer: any order of them is likely by "
+            "chance; validate with five domains or more."
+        )
     if not sure:
         least = min((row["p"] for row in measures.values()), default=1.0)
         return None, (

@@ -97,3 +97,18 @@ def test_advice_says_what_was_not_measured():
     best, advice = advise({})
     assert best is None
     assert "beyond chance" in advice
+
+
+def test_three_domains_are_too_few_to_tell():
+    rng = np.random.default_rng(5)
+    truth = _signal(rng, 3)
+    found = rank_measures({"js": -truth, "mmd2": truth, "synergy": truth}, truth, draws=200)
+    assert found["js"]["rho"] == pytest.approx(1)
+    for row in found.values():
+        assert (row["low"], row["high"], row["better"]) == (-1.0, 1.0, [])
+        assert row["p"] > 0.05
+    name, words = advise(found)
+    assert name is None
+    assert "three domains are too few" in words
+    # Four have 24 orders, so one of them can be rare.
+    assert "too few" not in advise(rank_measures({"js": _noise(rng, 4)}, _noise(rng, 4), draws=200))[1]
