@@ -81,7 +81,8 @@ FLAGS: dict[str, tuple[str, str]] = {
     "jobs": ("compare.jobs", "--jobs"),
     "keep_runs": ("compare.keep_runs", "--keep-runs"),
     "split": ("train.evaluate_split", "--split"),
-    "eval_documents": ("train.eval_documents", "--eval-documents"),
+    "eval_documents": ("train.eval_documents", "--documents"),
+    "eval_generate": ("train.eval_generate", "--generate"),
 }
 
 

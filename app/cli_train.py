@@ -122,6 +122,8 @@ def register(app: typer.Typer) -> None:
         run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that kinfold train wrote.")],
         corpora: Annotated[Path | None, setting("corpora")] = None,
         split: Annotated[str | None, setting("split")] = None,
+        documents: Annotated[int | None, setting("eval_documents")] = None,
+        generate: Annotated[int | None, setting("eval_generate")] = None,
         strict: Annotated[bool | None, setting("strict")] = None,
         limit: Annotated[int | None, setting("limit")] = None,
     ) -> None:
@@ -132,16 +134,29 @@ def register(app: typer.Typer) -> None:
         For example:
 
           $ kinfold evaluate run --split validation
+          $ kinfold evaluate run --generate 20
           $ kinfold evaluate run --corpora my-corpora --json
         """
         from ..stages import Run
         from . import api
 
         opened = Run.load(run)
-        values = {"corpora": corpora, "split": split, "strict": strict, "limit": limit}
-        config = common.resolve(values).config
+        values = {
+            "corpora": corpora, "split": split, "eval_documents": documents, "eval_generate": generate,
+            "strict": strict, "limit": limit,
+        }  # fmt: skip
+        resolved = common.resolve(values)
+        config = resolved.config
         texts = _texts(common, opened, values)
-        api.evaluate(opened, texts, split=config.train.evaluate_split, progress=common.progress)
+        asked = resolved.given.get("train", {})  # what is not said stays as the run was trained
+        api.evaluate(
+            opened,
+            texts,
+            split=config.train.evaluate_split,
+            documents=config.train.eval_documents if "eval_documents" in asked else None,
+            generate=config.train.eval_generate if "eval_generate" in asked else None,
+            progress=common.progress,
+        )
         _show_run(common, opened)
         common.session.show(f"Wrote {run / 'evaluation.json'}. Next: kinfold report {run}")
 

@@ -205,6 +205,29 @@ def test_validate_checks_a_plan_against_the_corpora(tmp_path: Path, toy_corpora:
     assert "elsewhere" in bad.stderr
 
 
+def test_evaluate_asks_for_what_was_said_and_leaves_the_rest_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_corpora: Path
+) -> None:
+    from kinfold.app import api
+    from kinfold.stages import Run
+
+    asked: list[dict[str, Any]] = []
+
+    class Asked(Exception):
+        pass
+
+    def evaluate(run: object, corpora: object, **options: Any) -> None:
+        asked.append(options)
+        raise Asked
+
+    monkeypatch.setattr(Run, "load", classmethod(lambda cls, path: path))
+    monkeypatch.setattr(api, "evaluate", evaluate)
+    for words in ([], ["--generate", "7", "--split", "validation"], ["--set", "train.eval_documents=9"]):
+        run("evaluate", str(tmp_path), "--corpora", str(toy_corpora), *words)
+    found = [(options["split"], options["documents"], options["generate"]) for options in asked]
+    assert found == [("test", None, None), ("validation", None, 7), ("test", 9, None)]
+
+
 def test_a_broken_pipe_is_quiet(toy_corpora: Path) -> None:
     script = f"{shlex.quote(sys.executable)} -m kinfold.app.cli validate {shlex.quote(str(toy_corpora))} --json | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
