@@ -95,14 +95,16 @@ def plain_help(text: str) -> str:
     return re.sub(r"\[(?=[a-z#/@])", r"\\[", text)
 
 
-def setting(name: str, *extra: str, text: str = "", example: str = "", metavar: str | None = None) -> Any:
+def setting(
+    name: str, *extra: str, text: str = "", example: str = "", metavar: str | None = None, default: str = ""
+) -> Any:
     """The Typer option of the setting that `FLAGS` lists under `name`; help and default come from its dataclass."""
     path, flag = FLAGS[name]
     info = field_info(path.split("."))
     text = text or str(info.metadata.get("help", path))
     if example:
         text = f"{text.partition(', e.g. ')[0]}, e.g. {example}"
-    default = _default_text(info)
+    default = default or _default_text(info)
     if default:
         text += f" (default {default})"
     return typer.Option(

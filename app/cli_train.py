@@ -122,8 +122,8 @@ def register(app: typer.Typer) -> None:
         run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that kinfold train wrote.")],
         corpora: Annotated[Path | None, setting("corpora")] = None,
         split: Annotated[str | None, setting("split")] = None,
-        documents: Annotated[int | None, setting("eval_documents")] = None,
-        generate: Annotated[int | None, setting("eval_generate")] = None,
+        documents: Annotated[int | None, setting("eval_documents", default="the run's own")] = None,
+        generate: Annotated[int | None, setting("eval_generate", default="the run's own")] = None,
         strict: Annotated[bool | None, setting("strict")] = None,
         limit: Annotated[int | None, setting("limit")] = None,
     ) -> None:
