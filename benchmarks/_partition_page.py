@@ -64,9 +64,9 @@ def proofs(study: str) -> Callable[[list[Record]], str]:
 
     def block(records: list[Record]) -> str:
         rows, used = [], []
-        kinds = sorted({(r["config"]["k"], r["config"]["seconds"], r["config"]["workers"]) for r in of(records, study)})
-        for k, seconds, workers in kinds:
-            runs = of(records, study, k=k, seconds=seconds, workers=workers)
+        kinds = sorted({(r["config"]["k"], _draw(r), r["config"]["seconds"]) for r in of(records, study)})
+        for k, draw, seconds in kinds:
+            runs = [r for r in of(records, study, k=k, seconds=seconds) if _draw(r) == draw]
             used += runs
             times = [r["result"]["seconds"] for r in runs]
             gaps = [r["result"]["gap"] for r in runs]
@@ -75,6 +75,7 @@ def proofs(study: str) -> Callable[[list[Record]], str]:
             rows.append(
                 [
                     str(k),
+                    _numbers(runs),
                     f"{seconds:g}",
                     f"{proved}/{len(runs)}",
                     f"{np.median(times):.1f}",
@@ -83,7 +84,7 @@ def proofs(study: str) -> Callable[[list[Record]], str]:
                     worst,
                 ]
             )
-        head = ["k", "limit s", "proved", "median s", "longest s", "mean CPU s", "worst gap %"]
+        head = ["k", "instances", "limit s", "proved", "median s", "longest s", "mean CPU s", "worst gap %"]
         return f"{table(head, rows)}\n\n{circumstances(used)}"
 
     return block
@@ -123,14 +124,13 @@ def certificates(records: list[Record]) -> str:
         for run in sorted(of(records, "auto", case=case), key=lambda r: r["config"]["seconds"]):
             result = run["result"]
             used.append(run)
-            gap = _NONE if result["gap"] is None or result["gap"] > 1 else f"{100 * result['gap']:.2f}"
             rows.append(
                 [
                     case,
                     f"{run['config']['seconds']:g}",
                     f"{result['seconds']:.1f}",
                     _below(result["objective"], best),
-                    gap,
+                    _gap(result["gap"]),
                     result["certificate"],
                 ]
             )
@@ -141,8 +141,8 @@ def primal(records: list[Record]) -> str:
     """How often one second was enough."""
     rows, used = [], []
     totals = [0, 0]
-    for k in sorted({r["config"]["k"] for r in of(records, "primal proof")}):
-        proofs_of = {r["config"]["instance"]: r for r in of(records, "primal proof", k=k)}
+    for k, draw in sorted({(r["config"]["k"], _draw(r)) for r in of(records, "primal proof")}):
+        proofs_of = {r["config"]["instance"]: r for r in of(records, "primal proof", k=k) if _draw(r) == draw}
         proved = {i: r["result"]["objective"] for i, r in proofs_of.items() if r["result"]["status"] == "optimal"}
         runs = [r for r in of(records, "primal", k=k) if r["config"]["instance"] in proved]
         used += runs
@@ -150,16 +150,47 @@ def primal(records: list[Record]) -> str:
         hits = sum(r["result"]["objective"] >= value - 1e-9 * abs(value) for r, value in zip(runs, best, strict=True))
         totals = [totals[0] + hits, totals[1] + len(runs)]
         share = f"{100 * hits / len(runs):.1f}" if runs else _NONE
-        rows.append([str(k), f"{len(proved)}/{len(proofs_of)}", str(len(runs)), str(hits), share])
+        rows.append(
+            [
+                str(k),
+                _numbers(list(proofs_of.values())),
+                f"{len(proved)}/{len(proofs_of)}",
+                str(len(runs)),
+                str(hits),
+                share,
+            ]
+        )
     share = f"{100 * totals[0] / totals[1]:.1f}" if totals[1] else _NONE
-    rows.append(["all", "", str(totals[1]), str(totals[0]), share])
-    head = ["k", "instances proved", "runs of 1 s", "optimum found", "%"]
+    rows.append(["all", "", "", str(totals[1]), str(totals[0]), share])
+    head = ["k", "instances", "proved", "runs of 1 s", "optimum found", "%"]
+    return f"{table(head, rows)}\n\n{circumstances(used)}"
+
+
+def families(records: list[Record]) -> str:
+    """What the default method answers and proves on generated instances of public families."""
+    head = ["family", "n", "instance", "limit s", "seconds", "objective", "proved gap %", "answer"]
+    used = sorted(
+        of(records, "certify"), key=lambda r: (r["config"]["family"], r["config"]["n"], r["config"]["instance"])
+    )
+    rows = [
+        [
+            run["config"]["family"],
+            str(run["config"]["n"]),
+            str(run["config"]["instance"]),
+            f"{run['config']['seconds']:g}",
+            f"{run['result']['seconds']:.1f}",
+            f"{run['result']['objective']:.6g}",
+            _gap(run["result"]["gap"]),
+            run["result"]["certificate"],
+        ]
+        for run in used
+    ]
     return f"{table(head, rows)}\n\n{circumstances(used)}"
 
 
 def large(records: list[Record]) -> str:
     """Thousands of domains."""
-    head = ["k", "limit s", "objective", "better linkage", "seconds", "peak MB", "answer"]
+    head = ["k", "instance", "limit s", "objective", "better linkage", "seconds", "peak MB", "answer"]
     rows = []
     used = sorted(of(records, "large"), key=lambda r: (r["config"]["k"], r["config"]["seconds"]))
     for run in used:
@@ -167,6 +198,7 @@ def large(records: list[Record]) -> str:
         rows.append(
             [
                 str(run["config"]["k"]),
+                str(run["config"].get("instance", 0)),
                 f"{run['config']['seconds']:g}",
                 f"{result['objective']:.1f}",
                 f"{max(result['peers'].values()):.1f}",
@@ -183,6 +215,22 @@ def _cases(records: list[Record]) -> dict[str, tuple[float, bool]]:
     return {r["config"]["case"]: (r["result"]["best_known"], r["result"]["proven"]) for r in of(records, "best known")}
 
 
+def _draw(record: Record) -> int:
+    """Which hundred of instances: settings were chosen before a later hundred was drawn."""
+    return int(record["config"]["instance"]) // 100
+
+
+def _numbers(runs: list[Record]) -> str:
+    """The numbers of the instances, as a range."""
+    numbers = [r["config"]["instance"] for r in runs]
+    return f"{min(numbers)} to {max(numbers)}"
+
+
+def _gap(gap: float | None) -> str:
+    """A proved gap in per cent; none above 100."""
+    return _NONE if gap is None or gap > 1 else f"{100 * gap:.2f}"
+
+
 def _below(value: float | None, best: float, digits: int = 3) -> str:
     """How far below the best value known, in per cent; 0 where nothing is missing."""
     if value is None:
@@ -196,6 +244,7 @@ BLOCKS: dict[str, Callable[[list[Record]], str]] = {
     "random": proofs("random"),
     "answers": answers,
     "certificates": certificates,
+    "families": families,
     "primal": primal,
     "large": large,
 }

@@ -3,13 +3,15 @@
     python benchmarks/bench_partition.py peers
     python benchmarks/bench_partition.py heuristic                    (public instances, the answer at 1, 10, 60 s)
     python benchmarks/bench_partition.py auto --seconds 60            (public instances, answer and certificate)
-    python benchmarks/bench_partition.py planning --sizes 60 --runs 10 --seconds 20
-    python benchmarks/bench_partition.py random --sizes 40 --runs 10 --seconds 30
-    python benchmarks/bench_partition.py primal --sizes 40 60 80 --runs 12 --tries 3
-    python benchmarks/bench_partition.py large --sizes 1000 --seconds 50
+    python benchmarks/bench_partition.py planning --sizes 60 --first 500 --runs 10 --seconds 20
+    python benchmarks/bench_partition.py random --sizes 40 --first 500 --runs 10 --seconds 30
+    python benchmarks/bench_partition.py primal --sizes 40 60 80 --first 500 --runs 12 --tries 3
+    python benchmarks/bench_partition.py large --sizes 1000 --first 500 --seconds 50
     python benchmarks/bench_partition.py family --family ranreal --sizes 240 --runs 3 --seconds 10
+    python benchmarks/bench_partition.py certify --family sparse --sizes 82 --first 71 --runs 4 --seconds 60
     python benchmarks/bench_partition.py page                         (the tables of docs/partition.md)
 
+Generated instances have numbers; `--first` says where to begin: numbers that no setting was chosen with in view.
 Every run appends a line to benchmarks/records/partition_runs.jsonl and is not made twice (`--again` makes it anew), so
 a study may be cut into pieces: `--stop-after 200` begins no run after that many seconds.
 """
@@ -101,19 +103,25 @@ def _solved(one: Instance, seconds: float, workers: int, method: str) -> dict[st
 
 
 def bench_proofs(
-    book: Book, study: str, make_one: Callable[..., Instance], sizes: list[int], runs: int, seconds: float, workers: int
+    book: Book,
+    study: str,
+    make_one: Callable[..., Instance],
+    sizes: list[int],
+    numbers: range,
+    seconds: float,
+    workers: int,
 ) -> None:
-    """Proof and time of `runs` generated instances a size."""
+    """Proof and time of generated instances of each size."""
     for k in sizes:
-        for run in range(runs):
+        for run in numbers:
             config = {"k": k, "instance": run, "seconds": seconds, "workers": workers}
             one = make_one(k, run)
             print(k, run, book.run(study, config, lambda o=one: _solved(o, seconds, workers, "auto")), flush=True)
 
 
-def bench_primal(book: Book, sizes: list[int], runs: int, tries: int, workers: int) -> None:
+def bench_primal(book: Book, sizes: list[int], numbers: range, tries: int, workers: int) -> None:
     """How often one second of the heuristic alone finds the optimum that the exact methods prove."""
-    for run in range(runs):
+    for run in numbers:
         for k in sizes:
             one = planning(k, 1000 + run)
             for seed in range(tries):
@@ -136,10 +144,19 @@ def _quick(one: Instance, seed: int, workers: int) -> dict[str, Any]:
     return {"objective": answer.objective, "seconds": answer.seconds}
 
 
-def bench_family(book: Book, family: str, sizes: list[int], runs: int, seconds: float, workers: int) -> None:
+def bench_certify(book: Book, family: str, sizes: list[int], numbers: range, seconds: float, workers: int) -> None:
+    """Answer and certificate of the default method on generated instances of a public family."""
+    for n in sizes:
+        for run in numbers:
+            one = make(family, n, run)
+            config = {"family": family, "n": n, "instance": run, "seconds": seconds, "workers": workers}
+            print(one.name, book.run("certify", config, lambda o=one: _solved(o, seconds, workers, "auto")), flush=True)
+
+
+def bench_family(book: Book, family: str, sizes: list[int], numbers: range, seconds: float, workers: int) -> None:
     """The answer after 1 s and at the end, and that of one run three times as long, on generated instances."""
     for n in sizes:
-        for run in range(runs):
+        for run in numbers:
             one = make(family, n, run)
             for limit, seed in ((seconds, 1), (3 * seconds, 9)):
                 config = {"family": family, "n": n, "instance": run, "seconds": limit, "workers": workers, "seed": seed}
@@ -149,15 +166,15 @@ def bench_family(book: Book, family: str, sizes: list[int], runs: int, seconds: 
                 print(one.name, limit, book.run("family", config, work), flush=True)
 
 
-def bench_large(book: Book, sizes: list[int], seconds: float, workers: int) -> None:
+def bench_large(book: Book, sizes: list[int], number: int, seconds: float, workers: int) -> None:
     """Objective, seconds and peak memory, and the better linkage."""
     for k in sizes:
-        config = {"k": k, "seconds": seconds, "workers": workers}
-        print(k, book.run("large", config, lambda k=k: _large(k, seconds, workers)), flush=True)
+        config = {"k": k, "instance": number, "seconds": seconds, "workers": workers}
+        print(k, book.run("large", config, lambda k=k: _large(k, number, seconds, workers)), flush=True)
 
 
-def _large(k: int, seconds: float, workers: int) -> dict[str, Any]:
-    one = planning(k, 0, group=12)
+def _large(k: int, number: int, seconds: float, workers: int) -> dict[str, Any]:
+    one = planning(k, number, group=12)
     answer = solve(one.gain, **one.arguments, time_limit=seconds, workers=workers)
     # Before the peers run: the peak is the planner's and the instance's.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -170,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "which",
-        choices=["peers", "heuristic", "auto", "planning", "random", "primal", "large", "family", "page"],
+        choices=["peers", "heuristic", "auto", "planning", "random", "primal", "large", "family", "certify", "page"],
     )
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared/data/partition")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of instances' names")
@@ -178,6 +195,7 @@ def main() -> None:
         "--proven", choices=["yes", "no"], help="public instances of proven optimum only, or the others"
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[60])
+    parser.add_argument("--first", type=int, default=0, help="number of the first generated instance")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--tries", type=int, default=1, help="primal: seeds of the heuristic an instance")
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -191,6 +209,7 @@ def main() -> None:
 
         print(write())
         return
+    numbers = range(given.first, given.first + given.runs)
     book = Book(again=given.again, stop_after=given.stop_after)
     if given.which in ("peers", "heuristic", "auto"):
         instances = [
@@ -206,14 +225,16 @@ def main() -> None:
         else:
             bench_auto(book, instances, given.seconds, given.workers)
     elif given.which == "primal":
-        bench_primal(book, given.sizes, given.runs, given.tries, given.workers)
+        bench_primal(book, given.sizes, numbers, given.tries, given.workers)
     elif given.which == "large":
-        bench_large(book, given.sizes, given.seconds, given.workers)
+        bench_large(book, given.sizes, given.first, given.seconds, given.workers)
     elif given.which == "family":
-        bench_family(book, given.family, given.sizes, given.runs, given.seconds, given.workers)
+        bench_family(book, given.family, given.sizes, numbers, given.seconds, given.workers)
+    elif given.which == "certify":
+        bench_certify(book, given.family, given.sizes, numbers, given.seconds, given.workers)
     else:
         generator = planning if given.which == "planning" else random_weights
-        bench_proofs(book, given.which, generator, given.sizes, given.runs, given.seconds, given.workers)
+        bench_proofs(book, given.which, generator, given.sizes, numbers, given.seconds, given.workers)
     if book.left_out:
         print(f"{book.left_out} run(s) left out: the time was up; the same command goes on with them.")
 

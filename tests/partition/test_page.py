@@ -48,9 +48,9 @@ def test_a_changed_record_changes_the_page(bench: tuple[ModuleType, ModuleType])
     out = page.rendered(text, held)
     assert out.startswith("before\n<!-- measured: planning -->\n| k |")
     assert out.endswith("<!-- end -->\nafter\n")
-    assert "| 60 | 20 | 1/3 | 2.0 | 3.0 | 2.0 | 2.00 |" in out
+    assert "| 60 | 0 to 2 | 20 | 1/3 | 2.0 | 3.0 | 2.0 | 2.00 |" in out
     held[1]["result"]["status"] = "optimal"
-    assert "| 60 | 20 | 2/3 |" in page.rendered(text, held)
+    assert "| 60 | 0 to 2 | 20 | 2/3 |" in page.rendered(text, held)
 
 
 def test_known_runs_are_not_made_again(bench: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
