@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InfeasibleError, PlanError
 from ._clock import Clock
 from ._core import make_core
+from .problem import stages_in_words
 
 if TYPE_CHECKING:
     from .problem import Problem
@@ -198,9 +199,9 @@ def _say(problem: Problem, atom: Atom) -> str:
     if kind in ("must", "cannot"):
         return f"{kind}_link {problem.names[i]}, {problem.names[j]}"
     if kind == "least":
-        return f"at least {problem.stages[0]} stages"
+        return f"at least {stages_in_words(problem.stages[0])}"
     if kind == "most":
-        return f"at most {problem.stages[1]} stages"
+        return f"at most {stages_in_words(problem.stages[1])}"
     resource = problem.resources[i]
     limit = resource.upper if kind == "budget" else resource.lower
     return f"{kind} of {limit if isinstance(limit, tuple) else f'{limit:g}'} {resource.name} a stage"

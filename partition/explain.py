@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .problem import SIZE_TOLERANCE, Problem
+from .problem import SIZE_TOLERANCE, Problem, stages_in_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,9 +67,9 @@ def _binding(problem: Problem, labels: NDArray[np.int64], i: int, target: int | 
     after[i] = count if target is None else target
     used = len(np.unique(after))
     if used < problem.stages[0]:
-        out.append(f"at least {problem.stages[0]} stages")
+        out.append(f"at least {stages_in_words(problem.stages[0])}")
     if used > problem.stages[1]:
-        out.append(f"at most {problem.stages[1]} stages")
+        out.append(f"at most {stages_in_words(problem.stages[1])}")
     for a, b in problem.cannot_link:
         other = b if a == i else a if b == i else None
         if other is not None and after[other] == after[i]:

@@ -14,7 +14,7 @@ from ..errors import InputTypeError, PlanError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Problem", "Resource", "make_problem", "objective_value", "violations"]
+__all__ = ["Problem", "Resource", "make_problem", "objective_value", "stages_in_words", "violations"]
 
 # Sums of float sizes may pass a budget by rounding; ten digits are kept.
 SIZE_TOLERANCE = 1e-9
@@ -137,6 +137,11 @@ def make_problem(
         kappa=float(kappa),
         names=labels,
     )
+
+
+def stages_in_words(count: int) -> str:
+    """1 stage, 2 stages."""
+    return f"{count} stage{'' if count == 1 else 's'}"
 
 
 def objective_value(problem: Problem, assignment: ArrayLike) -> float:

@@ -190,3 +190,10 @@ def test_a_pin_to_a_stage_that_is_not_needed_is_refused_with_the_number_that_is(
     assert "d03" in nine.stages[8]
     free = make_plan(relations, settings=replace(settings, pin={"d03": 3}, stages="free"))
     assert "d03" in free.stages[2]
+
+
+def test_one_stage_is_called_one_stage(relations) -> None:
+    plan = make_plan(relations, settings=QUICK)
+    said = [line for one in plan.explain.values() for line in one["binding"]]
+    assert "at most 1 stage" in said
+    assert not any("1 stages" in line for line in said)
