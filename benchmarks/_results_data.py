@@ -206,6 +206,30 @@ def _correlations(text: str) -> tuple[Correlation, ...]:
     return tuple(sorted(out, key=lambda one: -one.rho))
 
 
+def correlation_lead(value: Mapping[str, Any], one: str, other: str) -> Lead:
+    """How much more a measure correlates with measured transfer than another, over the same resampled domains."""
+    from scipy.stats import rankdata, spearmanr
+
+    truth, _ = truth_of(value)
+    k = len(truth)
+    pairs = np.triu_indices(k, 1)
+    cells = []
+    for name in (one, other):
+        matrix = _sign(name) * np.array(value["matrices"][name])
+        cells.append((matrix + matrix.T) / 2)
+    rng = np.random.default_rng(0)
+    drawn = []
+    for pick in rng.integers(0, k, (RESAMPLES, k)):
+        a, b = pick[pairs[0]], pick[pairs[1]]
+        kept = a != b
+        ranks = [rankdata(matrix[a[kept], b[kept]]) for matrix in (truth, *cells)]
+        if min(rank.std() for rank in ranks) > 0:
+            drawn.append(float(np.corrcoef(ranks[0], ranks[1])[0, 1] - np.corrcoef(ranks[0], ranks[2])[0, 1]))
+    first, second = (float(spearmanr(matrix[pairs], truth[pairs]).statistic) for matrix in cells)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Lead(first - second, min(float(low), first - second), max(float(high), first - second))
+
+
 def lambda_scan(value: Mapping[str, Any], lams: Sequence[float]) -> dict[str, list[float]]:
     """Correlation with transfer of λ·synergy − js, by scale: "rank" (each matrix by its ranks) or "none"."""
     from scipy.stats import spearmanr

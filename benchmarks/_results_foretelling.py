@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 from _common import RECORDS
-from _results_data import correlations, lambda_scan, stored, truth_of
+from _results_data import Correlation, Lead, correlation_lead, correlations, lambda_scan, stored, truth_of
 from _results_words import number, table
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -56,7 +55,7 @@ def transfer_lines() -> list[str]:
             of = {one.name: one for one in found}
             shown = [found[0], *(of[one] for one in ("js", "synergy") if one in of)]
             shown += [one for one in found if one.name.startswith("gradient")]
-            said = ", ".join(f"{c.name} {c.rho:+.2f} [{c.low:+.2f}, {c.high:+.2f}]" for c in shown)
+            said = ", ".join(f"{one.name} {_interval(one)}" for one in dict.fromkeys(shown))
             out.append(f"**What foretells transfer between two domains** ({name}, rank correlation): {said}.")
     return out
 
@@ -78,7 +77,8 @@ def transfer_page() -> str:
             f"{best.name} (ρ = {best.rho:.2f})."
         ]
         sentences += [
-            f"{one.name[0].upper()}{one.name[1:]}: ρ = {one.rho:.2f} (p = {one.p:.3f})."
+            f"{one.name[0].upper()}{one.name[1:]}: ρ = {one.rho:.2f} (p = {one.p:.3f}), "
+            f"{_lead(correlation_lead(value, one.name, 'js'))} more than js."
             for one in found
             if one.name.startswith("gradient")
         ]
@@ -108,34 +108,61 @@ def transfer_page() -> str:
     return "\n\n".join(["## What predicts transfer?", head, *parts])
 
 
-def measure_default(name: str, value: Any) -> str:
-    ranked = correlations(value)
-    of = {one.name: one for one in ranked}
-    best, js, synergy = ranked[0], of["js"], of["synergy"]
-    inside = "within" if best.rho <= max(js.high, synergy.high) else "beyond"
-    scan = lambda_scan(value, LAMBDAS)
-    at = LAMBDAS.index(1.0)
-    sure = "both with an interval above 0" if js.low > 0 and synergy.low > 0 else "not both with an interval above 0"
-    return (
-        f"**Measures, λ and scale ({name}).** From the text alone js reaches ρ = {js.rho:.2f} with "
-        "transfer and synergy "
-        f"{synergy.rho:.2f}, {sure}; the best of all, {best.name}, reaches {best.rho:.2f}, {inside} their intervals. "
-        f"Together at λ = 1 they reach {scan['rank'][at]:.2f} by ranks and {scan['none'][at]:.2f} unscaled; for λ from "
-        f"{LAMBDAS[0]:g} to {LAMBDAS[-1]:g} ranks stay between {min(scan['rank']):.2f} and "
-        f"{max(scan['rank']):.2f}. js, "
-        "synergy, λ = 1 and ranks stay the defaults: they need neither labels nor a model, and nothing foretells "
-        f"better beyond doubt.{_gradients(ranked)}"
-    )
+def _interval(one: Correlation) -> str:
+    return f"{one.rho:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
 
 
-def _gradients(ranked: Any) -> str:
-    """What is to be said of gradient affinity, where it was measured."""
-    found = [one for one in ranked if one.name.startswith("gradient")]
-    if not found:
+def _lead(lead: Lead) -> str:
+    return f"{lead.mean:+.2f} [{lead.low:+.2f}, {lead.high:+.2f}]"
+
+
+def measure_default() -> str:
+    """Which measures plan by default, and with which λ and scale."""
+    values = {name: value for name in ("reviews", "prose") if (value := stored(f"transfer-{name}", "transfer"))}
+    if not values:
         return ""
-    said = ", ".join(
-        f"{one.rho:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
-        + ("" if one.agreement is None else f" (its halves agree at {one.agreement:.2f})")
-        for one in found
-    )
-    return f" Gradient affinity, the costliest, reaches {said}; it stays a measure to ask for."
+    said, better, gradient = [], [], {}
+    for name, value in values.items():
+        ranked = correlations(value)
+        of = {one.name: one for one in ranked}
+        best = ranked[0]
+        lead = correlation_lead(value, best.name, "js")
+        better += [f"{best.name} on {name}"] if lead.low > 0 else []
+        scan = lambda_scan(value, LAMBDAS)
+        gradients = [one for one in ranked if one.name.startswith("gradient")]
+        gradient[name] = any(one.low > 0 for one in gradients)
+        text = (
+            f"On {name} js reaches {_interval(of['js'])} and synergy {_interval(of['synergy'])} from the text alone; "
+            f"the best of {len(ranked)}, {best.name}, {_interval(best)}, {_lead(lead)} more than js; "
+        )
+        text += "; ".join(
+            f"{one.name} {_interval(one)}"
+            + ("" if one.agreement is None else f" (halves agree at {one.agreement:.2f})")
+            for one in gradients
+            if one is not best
+        )
+        text = text.rstrip("; ") + ". "
+        text += (
+            f"By ranks λ · synergy − js goes from {scan['rank'][0]:.2f} at λ = {LAMBDAS[0]:g} over "
+            f"{scan['rank'][LAMBDAS.index(1.0)]:.2f} at λ = 1 to {scan['rank'][-1]:.2f} at λ = {LAMBDAS[-1]:g}, "
+            f"unscaled at λ = 1 it is {scan['none'][LAMBDAS.index(1.0)]:.2f}."
+        )
+        said.append(text)
+    if better:
+        end = (
+            f"Beyond doubt better than js are {', '.join(better)}; js and synergy stay what is measured by default "
+            "because they need neither labels nor a model, and `kinfold measure --validate` says which to take."
+        )
+    else:
+        end = (
+            "Nothing is beyond doubt better than js, though it was picked as the best of many; js, synergy, λ = 1 and "
+            "ranks stay the defaults: they need neither labels nor a model."
+        )
+    yes, no = ([name for name, found in gradient.items() if found is wanted] for wanted in (True, False))
+    if yes:
+        end += f" Gradient affinity, the costliest, foretells transfer on {', '.join(yes)}"
+        end += f" and not on {', '.join(no)}" if no else ""
+        end += "; it is the measure to ask for where a language model is to be trained and time allows."
+    elif no:
+        end += " Gradient affinity, the costliest, foretells it nowhere; it stays a measure to ask for."
+    return f"**Measures, λ and scale (rank correlation with measured transfer).** {' '.join(said)} {end}"

@@ -213,9 +213,12 @@ def defaults() -> str:
     parts.append(objective_default())
     if alone:
         parts.append(_shared_default(alone))
-    for name in ("reviews", "prose"):
-        value = stored(f"transfer-{name}", "transfer")
-        if value is not None:
-            parts.append(measure_default(name, value))
-    parts += [lattice_default(), weights_default(), _schedule_default(), _labels_default(), _warning_default(compared)]
+    parts += [
+        measure_default(),
+        lattice_default(),
+        weights_default(),
+        _schedule_default(),
+        _labels_default(),
+        _warning_default(compared),
+    ]
     return "\n\n".join(part for part in parts if part)

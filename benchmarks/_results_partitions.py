@@ -24,6 +24,8 @@ WORDS = {
     "reversed": "the plan's stages in reverse order",
     "random": "random groups of the plan's sizes",
     "random, as few": "random groups in as few stages",
+    "by gradients": "groups of those sizes that gradient affinity likes best",
+    "by transfer": "groups of those sizes that the measured transfer itself likes best",
     "halves": "two random stages",
     "joint": "one stage for all",
 }
@@ -173,6 +175,13 @@ def _set_part(name: str) -> list[str]:
         lead = lead_over(name, "plan", rival, apart=True)
         if lead is not None:
             said.append(f"With nothing carried over the plan's groups are {than(lead, words)}.")
+    for policy, words in (("by gradients", "gradient affinity"), ("by transfer", "measured transfer")):
+        leads = [lead_over(name, policy, rival, apart=True) for rival in ("random", "plan")]
+        if leads[0] is not None and leads[1] is not None:
+            said.append(
+                f"Groups by {words} are {than(leads[0], 'random ones')} and {than(leads[1], 'the plan')}, likewise "
+                "with nothing carried over."
+            )
     lead = lead_over(name, "halves", "joint")
     if lead is not None:
         said.append(f"Two random stages are {than(lead, 'one stage for all')}.")
@@ -241,6 +250,11 @@ def partition_lines() -> list[str]:
         out.append(
             "**Groups that share nothing** (each trained from the base model, so that staging plays no part): the "
             f"plan's are, beside random ones, {standing(apart)}."
+            + "".join(
+                f" Groups by {words}: {standing(found)}."
+                for policy, words in (("by gradients", "gradient affinity"), ("by transfer", "measured transfer"))
+                if (found := leads_over(policy, "random", apart=True))
+            )
         )
     return out
 

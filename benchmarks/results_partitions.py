@@ -6,7 +6,8 @@ contrary   the partition of the plan's sizes that the objective likes least
 reversed   the plan's stages in reverse order
 fewest     the plan in as few stages as the budget allows, and random groups of those sizes
 apart      the plan and random groups with nothing carried from group to group: each group is trained from the base
-           model, so that only who shares a group counts
+           model, so that only who shares a group counts; beside them, where results_transfer.py has a matrix, the
+           groups of the plan's sizes that gradient affinity and the measured transfer itself like best
 halves     two random stages, beside one stage and the plan's: what one more stage costs
 grid       the plan at every λ and scale; settings that come to the same groups are trained once
 
@@ -33,6 +34,7 @@ from kinfold.app.compare._variants import Variant
 from kinfold.metrics import Relations
 from kinfold.partition import make_plan
 from kinfold.partition.expectation import _exchanged, lead
+from kinfold.partition.scaling import rank_scale
 from kinfold.stages.manifest import roles
 from results_sets import BUDGET, LOWER, PLAN, SEEDS, SETS, base_of, relations_of
 
@@ -58,6 +60,25 @@ def contrary(gain: Any, names: Sequence[str], plan: Groups) -> Groups:
     rng = generator(0, "results", "contrary")
     found = max((_exchanged(-gain, rng.permutation(labels)) for _ in range(_STARTS)), key=lambda one: lead(-gain, one))
     return tuple(tuple(names[i] for i in np.flatnonzero(found == t)) for t in range(len(plan)))
+
+
+def liked(name: str, names: Sequence[str], plan: Groups) -> dict[str, Groups]:
+    """The groups of the plan's sizes that gradient affinity, and measured transfer, like best; ranks of pairs count."""
+    path = STORE / f"transfer-{name}" / "transfer.json"
+    if not path.exists():
+        return {}
+    value = json.loads(path.read_text())
+    at = [value["domains"].index(one) for one in names]
+    found = {"by transfer": np.mean(value["transfer"], axis=0)}
+    for one in value["matrices"]:
+        if one.startswith("gradient_affinity"):
+            found["by gradients"] = np.array(value["matrices"][one])
+    out = {}
+    for policy, matrix in found.items():
+        even = (matrix + matrix.T)[np.ix_(at, at)] / 2
+        np.fill_diagonal(even, 0.0)
+        out[policy] = contrary(-rank_scale(even), names, plan)
+    return out
 
 
 def drawn(names: Sequence[str], sizes: Sequence[int], *about: object) -> Groups:
@@ -144,16 +165,28 @@ class Study:
         """Store the index and the records it names, but those that the set has anyway."""
         self.shelf.keep("partitions", {**self.value, **more})
 
+    def before(self, policy: str) -> Groups | None:
+        """The groups that a policy came to when it was first trained: a later search may order equals otherwise."""
+        found = [row["stages"] for row in self.value["runs"] if row["policy"] == policy]
+        return tuple(tuple(group) for group in found[0]) if found else None
+
     def run(self, part: str) -> None:
         """Every run of a part, seed by seed, so that a study cut short leaves whole seeds."""
-        other = contrary(self.gain, self.names, self.plan)
+        other = self.before("contrary") or contrary(self.gain, self.names, self.plan)
         if part == "grid" and "grid" not in self.value:
             relations = relations_of(self.name)
             self.value["grid"] = settings_grid(relations)
             pairs = {name: np.round(relations.matrix(name), 6).tolist() for name in ("js", "synergy")}
             self.value["relations"] = {"domains": list(relations.domains), **pairs}
+        best: dict[str, Groups] = {}
+        if part == "apart":
+            names = ("by transfer", "by gradients")
+            best = {name: groups for name in names if (groups := self.before(name))}
+            best = best or liked(self.name, self.names, self.plan)
         fewest: Groups = ()
         if part == "fewest":
+            fewest = self.before("fewest") or ()
+        if part == "fewest" and not fewest:
             least = -(-len(self.names) // BUDGET["domains"])
             fewest = make_plan(relations_of(self.name), settings=replace(PLAN, stages=least)).stages
         for seed in SEEDS:
@@ -168,6 +201,8 @@ class Study:
                 self.one(part, "reversed", self.plan[::-1], seed)
             elif part == "apart":
                 self.one(part, "plan", self.plan, seed, apart=True)
+                for policy, groups in best.items():
+                    self.one(part, policy, groups, seed, apart=True)
                 for draw in range(DRAWS):
                     groups = drawn(self.names, [len(g) for g in self.plan], "apart", seed, draw)
                     self.one(part, "random", groups, seed, draw, apart=True)
