@@ -155,8 +155,8 @@ def measure_default() -> str:
         )
     else:
         end = (
-            "Nothing is beyond doubt better than js, though it was picked as the best of many; js, synergy, λ = 1 and "
-            "ranks stay the defaults: they need neither labels nor a model."
+            "Nothing is beyond doubt better than js, though the best was picked of many; js, synergy, λ = 1 and ranks "
+            "stay the defaults: they need neither labels nor a model."
         )
     yes, no = ([name for name, found in gradient.items() if found is wanted] for wanted in (True, False))
     if yes:

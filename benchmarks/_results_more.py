@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from _results_data import (
@@ -9,6 +10,7 @@ from _results_data import (
     comparison_leads,
     enough,
     groups_mixed,
+    lead_of,
     policy_lead,
     serving_lead,
     stored,
@@ -54,6 +56,7 @@ def when_page() -> str:
             mixed = [groups_mixed(cell["policies"][f"plan by {way}"], turned) for way in ("labels", "text")]
             sentence += f" Groups that mix both conventions: {mixed[0]} by labels, {mixed[1]} by text."
         said.append(sentence)
+    said += _adapters_said(cells)
     first = next(iter(cells.values()))
     train = first["settings"]
     head = ["cell", "plan by labels", "plan by text", "random", "worst by labels", "one stage for all"]
@@ -69,6 +72,21 @@ def when_page() -> str:
     if turned:
         text_head += f"Labels turned round, where they are: {', '.join(turned)}."
     return "\n\n".join(["## When does a plan matter?", text_head, table(head, rows), "\n".join(said)])
+
+
+def _adapters_said(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One adapter per stage beside one per domain as well, all else equal."""
+    if not {"plain-staged", "plain-both"} <= set(cells):
+        return []
+    said = []
+    for policy, words in (("plan by labels", "groups by labels"), ("random", "random groups"), ("joint", "one stage")):
+        one, other = (cell_values(cells[name], policy) for name in ("plain-staged", "plain-both"))
+        seeds = min(len(one), len(other))
+        lead = lead_of(one[:seeds].mean(axis=1), other[:seeds], higher=True)
+        said.append(f"{words}: {than(lead, 'with one per domain')}")
+    return [
+        f"- **One adapter per stage instead of one per domain beside it** (plain-staged, plain-both): {'; '.join(said)}."
+    ]
 
 
 def _stages_default(leads: dict[str, Any]) -> str:
@@ -110,9 +128,9 @@ def _serving_default(leads: dict[str, Any]) -> str:
     )
     if won(leads) and lost(leads):
         return text + (
-            "The sign depends on the set, so no default serves all: every run evaluates both and its "
-            "report shows both. "
-            "The last one stays the default; where the report shows forgetting, serve the snapshot."
+            "The sign depends on the set, so no fixed choice serves all: every run evaluates both, its report shows "
+            "both, and `kinfold export` takes for each domain the backbone that scored better; `compare.serving` "
+            "judges the last one by default and shows both."
         )
     if lost(leads):
         return (

@@ -43,7 +43,7 @@ def _method_row(name: str, value: Mapping[str, Any], method: Mapping[str, Any]) 
         ]
     seconds = np.mean([records(name)[key].get("cpu_seconds", float("nan")) for key in keys])
     cells += [f"{method['cost']['tokens']:,.0f}", f"{method['cost']['parameters']:,.0f}", f"{seconds:.0f}"]
-    return [*cells, str(method["runs"])]
+    return [*cells, f"{method['cost']['peak_memory'] / 1e9:.1f}", str(method["runs"])]
 
 
 def set_page(name: str) -> str:
@@ -55,7 +55,7 @@ def set_page(name: str) -> str:
     train = value["made_of"]["train"]
     head = ["method", "stages", "mean ± sd over seeds", "the plan's lead", "own backbone", "worst domain"]
     head += ["H-score, before → after", "MMD², before → after"] if classes else []
-    head += ["tokens", "trained parameters", "CPU-seconds a run", "runs"]
+    head += ["tokens", "trained parameters", "CPU-seconds a run", "peak memory, GB", "runs"]
     before = float(np.mean(list(value["before"].values())))
     most = value["plan"]["budget"].get("domains", 0)
     setting = [
