@@ -85,7 +85,8 @@ def _adapters_said(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lead = lead_of(one[:seeds].mean(axis=1), other[:seeds], higher=True)
         said.append(f"{words}: {than(lead, 'with one per domain')}")
     return [
-        f"- **One adapter per stage instead of one per domain beside it** (plain-staged, plain-both): {'; '.join(said)}."
+        f"- **One adapter per stage instead of one per domain beside it** (plain-staged, plain-both): "
+        f"{'; '.join(said)}."
     ]
 
 

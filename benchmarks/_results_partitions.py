@@ -259,6 +259,20 @@ def partition_lines() -> list[str]:
     return out
 
 
+def ceiling_said() -> str:
+    """What even the measured transfer, taken as the planner's measure, gains over random groups that share nothing."""
+    leads = leads_over("by transfer", "random", apart=True)
+    if not leads:
+        return ""
+    text = (
+        "Groups picked by the transfer that was measured itself, each trained from the base model, are beside random "
+        f"groups {standing(leads)}"
+    )
+    if not won(leads):
+        return f"{text}: where the transfer itself shows no gain, no measure that foretells it will. "
+    return f"{text}: there is something that a better measure could gain. "
+
+
 def objective_default() -> str:
     """Who shares a stage, where there are several."""
     pairs = {serving: leads_over("contrary", "plan", serving) for serving in ("final", "snapshot")}
@@ -286,6 +300,7 @@ def objective_default() -> str:
     if rhos:
         shown = "; ".join(f"{name} {rho[0]:+.2f} [{rho[1]:+.2f}, {rho[2]:+.2f}]" for name, rho in rhos.items())
         text += f"Rank correlation of the objective with the outcome over random partitions: {shown}. "
+    text += ceiling_said()
     if not lost(leads):
         worse = f", and on {', '.join(won(leads))} it trained worse beyond doubt" if won(leads) else ""
         text += f"So on none of these sets did a higher objective train better{worse}. "

@@ -67,6 +67,13 @@ def repeat_line() -> list[str]:
     return [line + "."]
 
 
+def _same_machine(again: Mapping[str, Any], value: Mapping[str, Any]) -> str:
+    """Whether processor and libraries were the same, which the differences depend on."""
+    one, other = (some["made"]["machine"] for some in (again, value))
+    same = one["cpu"] == other["cpu"] and one["versions"] == other["versions"]
+    return "on the same kind of processor with the same libraries, " if same else "on another processor or libraries, "
+
+
 def _repeat_part() -> list[str]:
     """One set from raw data, in empty folders."""
     parts = []
@@ -88,8 +95,8 @@ def _repeat_part() -> list[str]:
             f"folders, at commit {again['made']['commit']}): {again['trained']} runs, {again['cpu_seconds']:,.0f} "
             f"CPU-seconds in all, {_minutes(again['cpu_seconds'])} minutes of two cores; {rest:,.0f} of them are "
             "texts, base model, measuring and planning, which the table above does not count. Beside the stored runs, "
-            f"made by several versions of the package, a domain's value in one run differs by {found['mean']:.4f} on "
-            f"average and by {found['largest']:.4f} at most ({found['runs']} runs).",
+            f"{_same_machine(again, stored(name, 'compare'))}made by several versions of the package, a domain's value "
+            f"in one run differs by {found['mean']:.1e} on average and by {found['largest']:.1e} at most ({found['runs']} runs).",
             table(["method", "mean, stored", "mean, again", "lead, stored", "lead, again", "stages"], rows),
         ]
     return parts
