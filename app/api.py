@@ -30,7 +30,7 @@ from ._given import (
     plan_of,
     where_it_stopped,
 )
-from .identity import for_model, other_model
+from .identity import marked, model_print, other_model
 
 if TYPE_CHECKING:
     from ..corpora import Corpora
@@ -118,16 +118,15 @@ def measure(
     resolved = given_settings(MeasureSettings, settings, overrides, "measure")
     opened = given_corpora(corpora)
     require_domains(opened)
-    relations = for_model(
-        run(
-            opened,
-            tokenizer=os.fspath(tokenizer) if tokenizer is not None else None if model is None else os.fspath(model),
-            settings=resolved,
-            seed=seed,
-            progress=progress,
-        ),
-        model,
+    model_is = model_print(model, progress)
+    relations = run(
+        opened,
+        tokenizer=os.fspath(tokenizer) if tokenizer is not None else None if model is None else os.fspath(model),
+        settings=resolved,
+        seed=seed,
+        progress=progress,
     )
+    relations = marked(relations, model_is)
     if out is not None:
         relations.save(Path(out))
     return relations
@@ -179,7 +178,8 @@ def plan(
         train=given_settings(TrainSettings, train, {}, "train"),
         progress=progress,
     )
-    made = for_model(make_plan(known, settings=resolved, seed=seed, progress=progress), model)
+    model_is = model_print(model, progress)
+    made = marked(make_plan(known, settings=resolved, seed=seed, progress=progress), model_is)
     if out is not None:
         made.save(Path(out))
     return made
@@ -246,7 +246,7 @@ def train(
     ours = not (out / "run.json").exists()
     resolved = given_settings(TrainSettings, settings, overrides, "train")
     opened = given_corpora(corpora)
-    for difference in other_model(made, known, model):
+    for difference in other_model(made, known, model, progress):
         progress.warn(difference)
     if resume and not dry_run and (stopped := where_it_stopped(out, len(made.stages))) is not None:
         progress.say(stopped)

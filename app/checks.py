@@ -101,7 +101,7 @@ def checked(config: KinfoldConfig, plan: Path | None, progress: Progress) -> Che
         if plan is not None:
             made, beside = given_plan(plan), find_relations(plan)
             relations = None if beside is None else given_relations(beside)
-            result.warnings += other_model(made, relations, config.model)
+            result.warnings += other_model(made, relations, config.model, progress)
     return result
 
 

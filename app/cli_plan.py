@@ -120,7 +120,7 @@ def register(app: typer.Typer) -> None:
         added: tuple[str, ...] = ()
         if extend is not None:
             from ..partition import extend_plan
-            from .identity import for_model
+            from .identity import marked, model_print
             from .resources import sized_by_model, typical_lengths
 
             # Without settings of its own, an extension keeps those of the plan it extends.
@@ -141,7 +141,7 @@ def register(app: typer.Typer) -> None:
                 seed=config.seed,
                 progress=common.progress,
             )
-            made, added = for_model(extension.plan, config.model), extension.added
+            made, added = marked(extension.plan, model_print(config.model, common.progress)), extension.added
             made.save(out)
             common.session.show(*extension.lines(), "")
         else:
@@ -180,6 +180,9 @@ def _summary(plan: Any) -> dict[str, Any]:
 
 
 def _show(common: Common, plan: Any, solvers: bool, explain: bool) -> None:
+    from rich.text import Text
+
+    from .progress import clean
     from .report.terminal import plan_table
     from .tables import explain_table, solvers_table
 
@@ -188,6 +191,8 @@ def _show(common: Common, plan: Any, solvers: bool, explain: bool) -> None:
         common.session.show("", solvers_table(plan))
     if explain and plan.explain:
         common.session.show("", explain_table(plan))
+    for note in plan.notes:
+        common.session.show("", Text(clean(note)))
     for warning in plan.warnings:
         common.progress.warn(warning)
 

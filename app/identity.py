@@ -14,21 +14,22 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from .._hub import snapshot
+from .._progress import SILENT, Progress
 from ..errors import ModelError
 
 if TYPE_CHECKING:
     from ..metrics import Relations
     from ..partition import Plan
 
-__all__ = ["for_model", "other_model"]
+__all__ = ["marked", "model_print", "other_model"]
 
 T = TypeVar("T", "Relations", "Plan")
 
 
-def for_model(made: T, model: str | os.PathLike[str] | None) -> T:
-    """Relations or a plan with the base model's fingerprint among theirs, where its weights are on this machine.
+def model_print(model: str | os.PathLike[str] | None, progress: Progress = SILENT) -> str | None:
+    """The fingerprint of a base model whose weights are on this machine; None where they would have to be fetched.
 
-    Weights are hashed once and remembered; those that would have to be fetched first are left alone.
+    Weights are hashed once and remembered. Asked for before the work it is to be kept with, as it checks the path.
 
     Raises
     ------
@@ -36,16 +37,26 @@ def for_model(made: T, model: str | os.PathLike[str] | None) -> T:
         If `model` is written as a path and there is no such folder.
     """
     if model is None:
-        return made
+        return None
     from ..stages.fingerprint import local_folder, model_fingerprint
 
     folder = local_folder(os.fspath(model)) or snapshot(os.fspath(model))
     if folder is None or not any(folder.glob("*.safetensors")):
+        return None
+    with progress.task("fingerprint of the base model"):
+        return model_fingerprint(os.fspath(model))
+
+
+def marked(made: T, fingerprint: str | None) -> T:
+    """Relations or a plan with the base model's fingerprint among theirs, where it is known."""
+    if fingerprint is None:
         return made
-    return dataclasses.replace(made, fingerprints={**made.fingerprints, "model": model_fingerprint(os.fspath(model))})
+    return dataclasses.replace(made, fingerprints={**made.fingerprints, "model": fingerprint})
 
 
-def other_model(plan: Plan, relations: Relations | None, model: str | os.PathLike[str]) -> Iterator[str]:
+def other_model(
+    plan: Plan, relations: Relations | None, model: str | os.PathLike[str], progress: Progress = SILENT
+) -> Iterator[str]:
     """One sentence for each way in which `model` is not what the plan was made for; none where nothing is known.
 
     Parameters
@@ -56,17 +67,17 @@ def other_model(plan: Plan, relations: Relations | None, model: str | os.PathLik
         What it was made from, where they are at hand: they tell which tokenizer counted.
     model
         The base model, a folder or a hub id.
+    progress
+        Where to report.
     """
-    name = os.fspath(model)
-    if plan.fingerprints.get("model"):
-        with contextlib.suppress(ModelError):  # what cannot be opened is refused by the training, with its own words
-            from ..stages.fingerprint import model_fingerprint
-
-            if model_fingerprint(name) != plan.fingerprints["model"]:
-                yield (
-                    f"the plan was made for another base model than {name}, or its weights changed since; measure "
-                    "and plan again with this one if that is not meant."
-                )
+    name, wanted = os.fspath(model), plan.fingerprints.get("model")
+    with contextlib.suppress(ModelError):  # what cannot be opened is refused by the training, with its own words
+        found = model_print(name, progress) if wanted else None
+        if found is not None and found != wanted:
+            yield (
+                f"the plan was made for another base model than {name}, or its weights changed since; measure and "
+                "plan again with this one if that is not meant."
+            )
     yield from _other_tokenizer(plan, relations, name)
 
 

@@ -143,13 +143,14 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Any | None:
     """
     if not any("accuracy" in row for row in evaluation["final"].values()):
         return None
+    with_f1 = any("f1" in row for row in evaluation["final"].values())
     table = _table(
         ("accuracy", "left"),
         ("before", "right"),
         ("after", "right"),
         ("change", "right"),
         ("95 % interval", "right"),
-        ("macro-F1", "right"),
+        *((("macro-F1", "right"),) if with_f1 else ()),
     )
     for name in evaluation["domains"]:
         before, final, change = (evaluation[key][name] for key in ("before", "final", "change"))
@@ -161,7 +162,7 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Any | None:
             f"{final['accuracy']:.1%}",
             f"{100 * change['accuracy']:+.1f}",
             "-" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}",
-            _before_after(before, final, "f1"),
+            *((_before_after(before, final, "f1"),) if with_f1 else ()),
         )
     return table
 
@@ -232,6 +233,7 @@ def agreement_table(relations: Any) -> Any:
 
 def dry_run_views(dry: Any) -> list[Any]:
     """What a training would do: stages, tokens, steps, time, memory and a few samples as the model will see them."""
+    from rich.console import Group
     from rich.text import Text
 
     table = _table(
@@ -266,7 +268,7 @@ def dry_run_views(dry: Any) -> list[Any]:
     ]
     if dry.samples:
         views += ["", Text.assemble("Samples; what is ", ("paid for", "underline"), " stands in ⟦ ⟧:")]
-        views += [_sample(sample) for sample in dry.samples]
+        views.append(Group(*(_sample(sample) for sample in dry.samples)))  # wrapped in files as well, like a table
     return views
 
 

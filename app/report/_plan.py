@@ -57,7 +57,7 @@ def plan_view(plan: Plan, frame: Frame, relations: Relations | None) -> dict[str
         "phase": phase_view(plan),
         "explain": explained,
         "theory": _theory(plan.theory),
-        "warnings": [str(text) for text in plan.warnings],
+        "warnings": [str(text) for text in (*plan.notes, *plan.warnings)],
         "by_hand": plan.status == "given",
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kinfold.app.checks import checked
 from kinfold.app.config import KinfoldConfig
-from kinfold.app.identity import for_model, other_model
+from kinfold.app.identity import marked, model_print, other_model
 from kinfold.errors import ModelError
 from kinfold.metrics import Relations
 from kinfold.metrics.tokenizing import fingerprint, load_tokenizer
@@ -46,19 +46,39 @@ def other(tmp_path: Path, tiny_llama_dir: Path) -> Path:
 
 def test_a_model_on_this_machine_leaves_its_fingerprint(tmp_path: Path, tiny_llama_dir: Path) -> None:
     plan, relations = made_with("t")
-    assert for_model(plan, None) is plan
+    assert marked(plan, model_print(None)) is plan
     wanted = model_fingerprint(str(tiny_llama_dir))
-    assert for_model(plan, tiny_llama_dir).fingerprints == {**plan.fingerprints, "model": wanted}
-    assert for_model(relations, str(tiny_llama_dir)).fingerprints["model"] == wanted
+    assert model_print(tiny_llama_dir) == wanted
+    assert marked(plan, wanted).fingerprints == {**plan.fingerprints, "model": wanted}
+    assert marked(relations, wanted).fingerprints["model"] == wanted
     # Weights that would have to be fetched are not; a folder that is not there is refused.
-    assert for_model(plan, "nobody/has-this-one").fingerprints == plan.fingerprints
+    assert model_print("nobody/has-this-one") is None
     with pytest.raises(ModelError, match="no such model folder"):
-        for_model(plan, str(tmp_path / "nowhere"))
+        model_print(str(tmp_path / "nowhere"))
+
+
+def test_a_wrong_path_is_refused_before_anything_is_measured(
+    tmp_path: Path, toy_corpora: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kinfold
+    import kinfold.metrics as metrics
+
+    monkeypatch.setattr(metrics, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    with pytest.raises(ModelError, match="no such model folder"):
+        kinfold.measure(toy_corpora, tokenizer=tiny_llama_dir, model=str(tmp_path / "nowhere"))
+
+
+def test_a_model_that_is_not_here_is_not_fetched_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    import kinfold.stages.fingerprint as prints
+
+    monkeypatch.setattr(prints, "model_fingerprint", lambda *_: pytest.fail("it was fetched"))
+    plan = marked(made_with("")[0], "a model")
+    assert list(other_model(plan, None, "nobody/has-this-one")) == []
 
 
 def test_the_model_planned_for_is_silent_and_another_is_not(tiny_llama_dir: Path, other: Path) -> None:
     plan, relations = made_with(fingerprint(load_tokenizer(tiny_llama_dir)))
-    plan = for_model(plan, tiny_llama_dir)
+    plan = marked(plan, model_print(tiny_llama_dir))
     assert list(other_model(plan, relations, str(tiny_llama_dir))) == []
     about_model, about_tokenizer = other_model(plan, relations, str(other))
     assert "another base model than" in about_model
