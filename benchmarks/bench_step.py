@@ -7,7 +7,7 @@ Kinfold's ways are its own `Stepper` on flat rows with fused layers; PEFT's are 
 All see the same number of tokens (documents of one length, so that nobody pads), the same random base, rank, loss (the
 fused cross-entropy, for the peers as well) and AdamW. Sections: `step`; `activations` (bytes that autograd keeps of the
 body); `terms` (what denoising, alignment and KL add to a step, beside the tokens they bring). `floor` also counts the
-step's dense products and times them alone.
+step's dense products and times them alone; `resident` shows what keeping freed memory does to a process's peak.
 
 Ways run in turn within each round, a step to warm up before the one that counts, and are compared within the round, in
 CPU seconds of the process; the table shows medians. Every run appends one record to benchmarks/records/step.json.
@@ -17,139 +17,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from _common import record, table
+from _common import peak_memory, record, table
+from _step_ways import Run, make_model, stepper, stepping
 from bench_engine import body_of, finish, forward_loss, lora_config, optimiser_of, ratio
-from kinfold.stages import LoraSpec, TrainSettings
 from kinfold.stages._heap import kept_memory
-from kinfold.stages.attention import enable_flat
 from kinfold.stages.bank import LoraBank
-from kinfold.stages.batches import Schedule
-from kinfold.stages.data import TokenStore
-from kinfold.stages.model import Base
-from kinfold.stages.ranks import Ranks
-from kinfold.stages.step import Stepper
-from kinfold.stages.weighting import make_weighting
 from peft import get_peft_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-Run = Callable[[], Any]
-
-
-def make_model(args: argparse.Namespace) -> Any:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=args.vocabulary,
-        hidden_size=args.hidden,
-        intermediate_size=args.hidden * 8 // 3 // 32 * 32,
-        num_hidden_layers=args.layers,
-        num_attention_heads=max(1, args.hidden // 64),
-        max_position_embeddings=1024,
-    )
-    model = transformers.LlamaForCausalLM(config)
-    return model.to(torch.bfloat16 if args.precision == "bf16" else torch.float32).train()
-
-
-def tokenizer(vocabulary: int) -> Any:
-    from tokenizers import Tokenizer, models
-
-    words = {"<pad>": 0, "<eos>": 1, "<mask>": 2, **{f"w{i}": i for i in range(3, vocabulary)}}
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<pad>")),
-        pad_token="<pad>",
-        eos_token="<eos>",
-        mask_token="<mask>",
-    )
-
-
-def store(name: str, documents: int, args: argparse.Namespace, seed: int) -> TokenStore:
-    """`documents` documents of args.length random tokens."""
-    tokens = np.random.default_rng(seed).integers(3, args.vocabulary, documents * args.length).astype(np.int32)
-    offsets = np.arange(documents + 1, dtype=np.int64) * args.length
-    return TokenStore(name, tokens, np.ones(len(tokens), bool), offsets, np.arange(documents, dtype=np.int64))
-
-
-def stepper(args: argparse.Namespace, documents: list[int], **changes: Any) -> Stepper:
-    """What the product would step through: so many documents of each domain in the one step of its stage."""
-    model = make_model(args).eval()
-    base = Base(
-        model=model,
-        backbone=model.base_model,
-        tokenizer=tokenizer(args.vocabulary),
-        kind="decoder",
-        name="random",
-        fingerprint="",
-        task="lm",
-        hidden_size=args.hidden,
-        limit=1024,
-        pad=0,
-        bos=None,
-        eos=1,
-        mask=2,
-    )
-    if not enable_flat(base):
-        raise SystemExit("the flat layout is not supported here: nothing to measure.")
-    settings = replace(
-        TrainSettings(
-            task="lm",
-            lora=LoraSpec(rank=args.rank, alpha=args.rank),
-            batch_tokens=sum(documents) * args.length,
-            ssl_weight=0,
-            align_weight=0,
-            precision=args.precision,
-        ),
-        **changes,
-    )
-    names = [f"d{i}" for i in range(len(documents))]
-    stores = {name: store(name, count, args, i) for i, (name, count) in enumerate(zip(names, documents, strict=True))}
-    general = [store("general", sum(documents), args, 99)] if settings.kl_weight > 0 else []
-    bank = LoraBank.attach(
-        model,
-        names,
-        settings.lora,
-        shared=settings.adapters != "domain",
-        domain_adapters=settings.adapters != "shared",
-    )
-    schedule = Schedule.make(0, stores, settings, seed=0, general=general)
-    if schedule.steps != 1 or schedule.tokens(0) != settings.batch_tokens:
-        raise SystemExit(f"{schedule.steps} steps, {schedule.tokens(0)} tokens: not the step that was asked for.")
-    weights = {"task": 1.0, "ssl": settings.ssl_weight, "align": settings.align_weight, "kl": settings.kl_weight}
-    model.train()
-    return Stepper(
-        base,
-        bank,
-        None,
-        schedule,
-        make_weighting("static", {name: w for name, w in weights.items() if w > 0}),
-        settings,
-        Ranks(base.device),
-        layout="flat",
-        max_length=args.length,
-        stage=0,
-        seed=0,
-    )
-
-
-def stepping(step: Stepper) -> Run:
-    optimiser = optimiser_of(step.bank.parameters())
-
-    def run() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        step(0)
-        optimiser.step()
-
-    run.within = kept_memory  # type: ignore[attr-defined]
-    return run
 
 
 def turns(ways: dict[str, Run], repeats: int) -> dict[str, list[float]]:
@@ -354,6 +241,7 @@ def bench_floor(args: argparse.Namespace) -> dict[str, Any]:
                 for _ in range(count):
                     torch.mm(a, b, out=out)
 
+        groups = {kind: entries for kind, entries in groups.items() if entries}  # compiled loops are not seen
         ways: dict[str, Run] = {"step": stepping(step)}
         ways |= {kind: lambda entries=entries: replay(entries) for kind, entries in groups.items()}
         seconds = turns(ways, args.repeats)
@@ -368,12 +256,47 @@ def bench_floor(args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def bench_resident(args: argparse.Namespace) -> dict[str, Any]:
+    """What keeping freed memory costs: the most that a process ever held, with it and without, six steps each."""
+    results: dict[str, Any] = {}
+    for kept in (False, True):
+        code = f"import bench_step; bench_step.resident({vars(args)!r}, kept={kept})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr[-2000:])
+        results["kept" if kept else "handed back"] = json.loads(done.stdout.splitlines()[-1])
+    print(
+        table([[name, *found.values()] for name, found in results.items()], ["freed memory", "peak, MiB", "ms a step"])
+    )
+    return results
+
+
+def resident(settings: dict[str, Any], *, kept: bool) -> None:
+    """Print the peak of this process and its time for a step; `bench_resident` runs it in processes of their own."""
+    args = argparse.Namespace(**settings)
+    torch.set_num_threads(args.threads)
+    run = stepping(stepper(args, [args.rows // 8] * 8))
+    seconds = []
+    with kept_memory(wanted=kept):
+        for _ in range(6):
+            began = time.process_time()
+            run()
+            seconds.append(time.process_time() - began)
+    print(json.dumps({"peak": round(peak_memory()), "ms": round(1000 * statistics.median(seconds))}))
+
+
 def show(bars: dict[str, float]) -> None:
     for name, value in bars.items():
         print(f"  {name}: {value:.3f}")
 
 
-SECTIONS = {"step": bench_step, "activations": bench_activations, "terms": bench_terms, "floor": bench_floor}
+SECTIONS = {
+    "step": bench_step,
+    "activations": bench_activations,
+    "terms": bench_terms,
+    "floor": bench_floor,
+    "resident": bench_resident,
+}
 
 
 def main() -> None:

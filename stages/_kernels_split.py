@@ -1,8 +1,9 @@
 """Products in fp32 by tile registers: each number as the sum of three bf16, six products of those.
 
-x = x₁ + x₂ + x₃ holds exactly (three times eight bits of precision), so x·w = x₁w₁ + x₁w₂ + x₂w₁ + x₂w₂ + x₁w₃ + x₃w₁
-up to 2⁻²⁶ of |x·w|, less than one rounding in fp32; sums are kept in fp32. Tile registers multiply sixteen times
-faster in bf16 than the vector units do in fp32, so six of their products cost less than one of those.
+x = x₁ + x₂ + x₃ holds exactly (three times eight bits of precision; but for infinities and what is below 1e-33), so
+x·w = x₁w₁ + x₁w₂ + x₂w₁ + x₂w₂ + x₁w₃ + x₃w₁ up to 2⁻²⁶ of |x·w|, less than one rounding in fp32; sums are kept in
+fp32. Tile registers multiply sixteen times faster in bf16 than the vector units do in fp32, so six of their products
+cost less than one of those.
 """
 
 from __future__ import annotations

@@ -31,6 +31,9 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
 def product(x: Tensor, weight: Tensor, *, transposed: bool = False, out: Tensor | None = None) -> Tensor:
     """Multiply x Wᵀ, or x W where `transposed`, as exactly as a product in the precision of `x` is.
 
+    In fp32 this holds for numbers between 1e-33 and 3e38 and for zero: smaller ones lose digits, as the tile registers
+    know no subnormal numbers, and where fp32 would be infinite the result is not a number.
+
     Parameters
     ----------
     x

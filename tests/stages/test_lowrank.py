@@ -117,6 +117,17 @@ def test_threads_change_nothing(threads: None, dtype: torch.dtype) -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_a_second_derivative_is_refused() -> None:
+    """The loops record nothing, so a derivative of a gradient would be wrong without a word."""
+    case = Layer((10, 25), 64, 96, 8, 8, 0)
+    plan = GroupPlan(case.sizes, 0.5, shared=True, domains=True, transposed=False, tiled=True)
+    x = case.x.float().requires_grad_()
+    y = banked_linear(x, case.weight.float(), None, plan, case.a, case.b)
+    (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_what_is_taken() -> None:
     x = torch.zeros(3, 64, dtype=torch.bfloat16)
     assert takes(x, 96)
