@@ -96,7 +96,8 @@ def _repeat_part() -> list[str]:
             f"CPU-seconds in all, {_minutes(again['cpu_seconds'])} minutes of two cores; {rest:,.0f} of them are "
             "texts, base model, measuring and planning, which the table above does not count. Beside the stored runs, "
             f"{_same_machine(again, stored(name, 'compare'))}made by several versions of the package, a domain's value "
-            f"in one run differs by {found['mean']:.1e} on average and by {found['largest']:.1e} at most ({found['runs']} runs).",
+            f"in one run differs by {found['mean']:.1e} on average and by {found['largest']:.1e} at most "
+            f"({found['runs']} runs).",
             table(["method", "mean, stored", "mean, again", "lead, stored", "lead, again", "stages"], rows),
         ]
     return parts

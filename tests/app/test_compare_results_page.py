@@ -63,6 +63,83 @@ def test_words_follow_the_interval(page: dict[str, ModuleType]) -> None:
     assert words.than(lead(0.2, -0.1, 0.3), "x").startswith("not to be told from x")
 
 
+def test_where_it_stands_over_several_sets(page: dict[str, ModuleType]) -> None:
+    words, lead = page["_results_words"], page["_results_data"].Lead
+    leads = {"a": lead(0.2, 0.1, 0.3), "b": lead(-0.2, -0.3, -0.1), "c": lead(0.0, -0.1, 0.1), "d": lead(0.3, 0.2, 0.4)}
+    assert words.standing(leads, figures=False) == "ahead on a, d; behind on b; not to be told apart on c"
+    assert words.standing({"b": leads["b"]}) == "behind on b (-0.200 [-0.300, -0.100])"
+    assert [words.mark(leads[name])[:5] for name in "abc"] == ["**+**", "**−**", "≈ +0."]
+    assert words.mark(None) == "–"
+
+
+@pytest.mark.parametrize(("low", "beaten"), [(0.1, True), (-0.4, False)])
+def test_the_answer_turns_with_the_leads(page: dict[str, ModuleType], store: Path, low: float, beaten: bool) -> None:
+    gain = {"mean": low + 0.1, "low": low, "high": low + 0.2, "better": 2}
+    rows = [{"name": name, "plan_advantage": gain, "seeds": [0, 1, 2], "verdict": ""} for name in ("joint", "random")]
+    value = {"domains": ["a", "b"], "higher_is_better": False, "methods": rows}
+    value["methods"].append({**rows[0], "name": "discrepancy-only", "verdict": "same as the plan"})
+    _write(store, {f"{name}/compare": value for name in ("reviews", "prose", "demo")})
+    text: str = page["_results_opening"].opening()
+    assert ("One stage for all is the thing to beat" in text) is not beaten
+    assert ("nowhere better than groups drawn at random, and on reviews, prose, demo worse" in text) is not beaten
+    assert f"One stage for all: {'ahead' if beaten else 'behind'} on reviews, prose, demo." in text
+    assert "| the plan's stages |" in text
+    assert ("**+** +0.200" in text) is beaten
+
+
+def test_how_far_a_set_made_again_is(page: dict[str, ModuleType]) -> None:
+    def comparison(shift: float) -> dict[str, Any]:
+        values = [{"seed": 0, "draw": 0, "by_domain": {"a": 1.0 + shift, "b": 2.0}}]
+        row = {
+            "name": "plan",
+            "mean": 1.5,
+            "plan_advantage": None,
+            "verdict": "reference",
+            "stages": [],
+            "values": values,
+        }
+        return {"methods": [row, {**row, "name": "joint", "verdict": "plan better" if shift else "plan worse"}]}
+
+    found = page["_results_repeat"].compared(comparison(0.0), comparison(0.5))
+    assert (found["runs"], found["largest"], found["mean"]) == (2, 0.5, 0.25)
+    assert found["methods"]["joint"]["verdict"] == ["plan worse", "plan better"]
+
+
+def test_squares_of_the_grid_are_told_from_the_one_without_both(page: dict[str, ModuleType], store: Path) -> None:
+    rng = np.random.default_rng(6)
+    held, grid = {}, {"ssl_weight": [0.0, 1.0], "align_weight": [0.0, 1.0]}
+    means, keys = np.array([[5.0, 4.0], [6.0, 5.0]]), [[["00"], ["01"]], [["10"], ["11"]]]
+    for x, y in itertools.product(range(2), repeat=2):
+        keys[x][y] = [f"{x}{y}{seed}" for seed in range(3)]
+        for seed, key in enumerate(keys[x][y]):
+            rows = {name: {"loss": means[x, y] + 0.01 * rng.normal()} for name in "abcd"}
+            made = {"made": {"commit": "c"}, "cpu_seconds": 2.0 if x and y else 1.0}
+            held[f"records/{key}"] = {"task": "lm", "seed": seed, "final": rows, **made}
+    grid |= {"mean": means.tolist(), "records": keys, "sd_over_seeds": [[0.1, 0.1], [0.1, 0.1]]}
+    value = {"domains": list("abcd"), "higher_is_better": False, "grid": grid, "seeds": [0, 1, 2], "methods": []}
+    _write(store / "presets", {"grid": value, **held})
+    (line,) = page["_results_presets"].presets_lines()
+    assert "ahead at λ₁ = 0, λ₂ = 1 (+" in line
+    assert "behind at λ₁ = 1, λ₂ = 0 (-" in line
+    assert "not to be told apart at 1 of 3 pairs" in line
+    squares = {(x, y): runs for _, x, y, runs in page["_results_presets"]._squares(value)}
+    assert "2.0 times the CPU-seconds" in page["_results_presets"]._price(squares)
+
+
+def test_one_measure_correlates_more_than_another(page: dict[str, ModuleType]) -> None:
+    data = page["_results_data"]
+    rng = np.random.default_rng(2)
+    near = rng.normal(size=(12, 12))
+    near, noise = near + near.T, rng.normal(size=(12, 12))
+    value = {
+        "transfer": [(near + 0.1 * rng.normal(size=(12, 12))).tolist() for _ in range(2)],
+        "matrices": {"synergy": data.residual(near).tolist(), "cosine": (noise + noise.T).tolist()},
+        "agreement": {},
+    }
+    assert data.correlation_lead(value, "synergy", "cosine").low > 0.3
+    assert data.correlation_lead(value, "cosine", "synergy").high < -0.3
+
+
 def test_a_lead_is_of_the_first_over_the_second(page: dict[str, ModuleType]) -> None:
     data = page["_results_data"]
     rng = np.random.default_rng(0)
