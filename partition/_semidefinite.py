@@ -186,7 +186,7 @@ class _Dual:
         matrix, constant, weight = self._remainder(self._vector(), alpha)
         eps = float(np.finfo(np.float64).eps)
         # A sum of m terms errs by at most m eps times the sum of their sizes; eigenvalues by n eps times the norm.
-        terms = float(self.cuts.most_in_a_pair() + 8)
+        terms = float(self.cuts.most_in_an_entry() + 8)
         sizes = self._sizes(alpha)
         wrong = terms * eps * float(np.linalg.norm(sizes)) + 10 * self.n * eps * float(np.linalg.norm(matrix))
         roots = np.maximum(np.linalg.eigvalsh(matrix) + wrong, 0.0)

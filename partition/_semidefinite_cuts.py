@@ -84,9 +84,9 @@ class Cuts:
         """Rhs minus the left side, for each row."""
         return np.asarray(self.rhs - self.matrix @ pairs - self.stages * t, dtype=np.float64)
 
-    def most_in_a_pair(self) -> int:
-        """The largest number of rows that speak about one pair."""
-        return int(np.diff(self._turned.indptr).max(initial=0))
+    def most_in_an_entry(self) -> int:
+        """The largest number of rows that speak about one pair, or about the number of stages."""
+        return max(int(np.diff(self._turned.indptr).max(initial=0)), int(np.count_nonzero(self.stages)))
 
     def kept(self, multipliers: NDArray[np.float64], fresh: Cuts) -> tuple[Cuts, NDArray[np.float64]]:
         """The rows that count for something, with fresh ones, and their multipliers."""

@@ -103,7 +103,8 @@ def test_every_kind_of_inequality_is_found() -> None:
         point = (point + point.T) / 2
         np.fill_diagonal(point, 1.0)
         kinds |= {key[0] for key in separate(point, 2.5, core, Cuts.capacities(core)).keys}
-    assert kinds == _KINDS
+    # The search for signed ones needs the compiler.
+    assert kinds == (_KINDS if have_compiler() else _KINDS - {"signed"})
 
 
 @pytest.mark.skipif(not have_compiler(), reason="the search needs the compiler")
