@@ -188,6 +188,35 @@ def families(records: list[Record]) -> str:
     return f"{table(head, rows)}\n\n{circumstances(used)}"
 
 
+def unseen(records: list[Record]) -> str:
+    """The heuristic on generated instances of public families, below the better of two runs of which one is longer."""
+    head = ["family", "n", "instance", "best seen", "after 1 s", "short run s", "its end", "long run s", "its end"]
+    runs: dict[tuple[str, int, int], list[Record]] = {}
+    for record in of(records, "family"):
+        config = record["config"]
+        runs.setdefault((config["family"], config["n"], config["instance"]), []).append(record)
+    rows = []
+    for (family, n, number), pair in sorted(runs.items()):
+        if len(pair) < 2:
+            continue
+        short, long = sorted(pair, key=lambda r: r["config"]["seconds"])
+        best = max(r["result"]["objective"] for r in pair)
+        rows.append(
+            [
+                family,
+                str(n),
+                str(number),
+                f"{best:.7g}",
+                _below(short["result"]["at_1s"], best),
+                f"{short['config']['seconds']:g}",
+                _below(short["result"]["objective"], best),
+                f"{long['config']['seconds']:g}",
+                _below(long["result"]["objective"], best),
+            ]
+        )
+    return f"{table(head, rows)}\n\n{circumstances([r for pair in runs.values() for r in pair])}"
+
+
 def large(records: list[Record]) -> str:
     """Thousands of domains."""
     head = ["k", "instance", "limit s", "objective", "better linkage", "seconds", "peak MB", "answer"]
@@ -245,6 +274,7 @@ BLOCKS: dict[str, Callable[[list[Record]], str]] = {
     "answers": answers,
     "certificates": certificates,
     "families": families,
+    "unseen": unseen,
     "primal": primal,
     "large": large,
 }

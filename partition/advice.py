@@ -24,7 +24,8 @@ __all__ = ["advice", "notes_on"]
 def notes_on(stages: Sequence[Sequence[str]], settings: Mapping[str, Any]) -> tuple[str, ...]:
     """How the number of stages came about, where the settings left it to the constraints."""
     count, alone = len(stages), all(len(stage) == 1 for stage in stages)
-    if settings.get("stages") != "fewest" or alone:
+    kept = str(settings.get("method_used", "")).startswith("extension")
+    if settings.get("stages") != "fewest" or alone or kept:
         return ()
     many = "one stage" if count == 1 else f"{count} stages"
     return (

@@ -110,10 +110,11 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What explains the plan and calls for nothing, unlike `warnings`; read off its stages and settings."""
+        """What explains the plan and calls for nothing, unlike `warnings`; nothing where its stages were edited."""
         from .advice import notes_on
 
-        return notes_on(self.stages, self.settings)
+        made = self.status != "given" and self.seal is not None and answer_holds(self)
+        return notes_on(self.stages, self.settings) if made else ()
 
     def stage_of(self, name: str) -> int:
         """The index (from 0) of the stage that trains `name`.

@@ -197,3 +197,20 @@ def test_one_stage_is_called_one_stage(relations) -> None:
     said = [line for one in plan.explain.values() for line in one["binding"]]
     assert "at most 1 stage" in said
     assert not any("1 stages" in line for line in said)
+
+
+def test_an_edited_plan_does_not_call_its_stages_as_few_as_can_be(relations, tmp_path) -> None:
+    plan = make_plan(relations, settings=QUICK)
+    first, *rest = plan.domains
+    by_hand = replace(plan, stages=((first,), tuple(rest)))
+    by_hand.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").notes == ()
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").notes == plan.notes != ()
+
+
+def test_nor_does_an_extension_that_keeps_old_stages(relations_of) -> None:
+    relations = relations_of(k=8)
+    plan = make_plan(relations.subset(relations.domains[:7]), settings=replace(QUICK, budget={"domains": 4}))
+    assert plan.notes
+    assert extend_plan(plan, relations, settings=replace(QUICK, budget={"domains": 4})).plan.notes == ()
