@@ -71,7 +71,8 @@ def _trial() -> bool:
 def takes(x: Tensor, width: int) -> bool:
     """Whether a layer from inputs x (..., in) to `width` outputs can run this way."""
     return (
-        x.dtype in (torch.bfloat16, torch.float32)
+        x.numel() > 0
+        and x.dtype in (torch.bfloat16, torch.float32)
         and x.device.type in ("cpu", "meta")  # memory is estimated on the meta device
         and x.shape[-1] % _GRAIN == 0
         and width % _GRAIN == 0

@@ -135,6 +135,7 @@ def test_what_is_taken() -> None:
     assert not takes(x[:, :48], 96)
     assert takes(x.float(), 96)
     assert not takes(x.double(), 96)
+    assert not takes(x[:0], 96)  # an empty input stays one
 
 
 @pytest.mark.parametrize("transposed", [False, True])
