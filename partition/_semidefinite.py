@@ -54,6 +54,7 @@ def semidefinite_bound(
     clock: Clock | None = None,
     value: float = -np.inf,
     report: Callable[[float], None] = lambda bound: None,
+    hopeless: Callable[[float], bool] = lambda bound: False,
 ) -> float:
     """Bound the scaled objective of every partition.
 
@@ -66,6 +67,8 @@ def semidefinite_bound(
         Scaled objective of a partition at hand; the search ends once nothing better can exist.
     report : callable
         Hears of every lower bound.
+    hopeless : callable
+        Asked with the bound so far after every round; True ends the search.
 
     Returns
     -------
@@ -87,7 +90,7 @@ def semidefinite_bound(
         if bound < best:
             best = bound
             report(best)
-        return not ended or best < value + 1
+        return not ended or best < value + 1 or hopeless(best)
 
     for alpha in _START:
         if minimise(alpha, _STEPS):

@@ -20,6 +20,8 @@ __all__ = ["signed_rows"]
 
 _CENTRES = (1, 2)
 _IMPROVES = 1e-6
+# Starts times items squared: a step of one start looks at all pairs.
+_LOOKS = 1_200_000
 
 
 def signed_rows(point: NDArray[np.float64], stages: float, least: float) -> list[tuple[int, NDArray[np.int8], float]]:
@@ -46,6 +48,7 @@ def signed_rows(point: NDArray[np.float64], stages: float, least: float) -> list
     np.fill_diagonal(unit, 1.0)
     nearest = (unit - 2.0 * np.eye(n)).argmax(axis=1)
     starts = np.concatenate([np.eye(n), np.eye(n) - np.eye(n)[nearest]])
+    starts = starts[:: -(-len(starts) // max(16, _LOOKS // (n * n)))]
     found: dict[tuple[int, bytes], float] = {}
     for m in _CENTRES:
         signs = starts.copy()

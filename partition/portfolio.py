@@ -34,9 +34,11 @@ COLUMN_LIMIT = 160
 TRIANGLE_LIMIT = 220
 SEMIDEFINITE_LIMIT = 400
 _LINKAGE_FROM = 60
-# Nodes after which the pricing of large stages waits until the bound from matrices has had its turn: no pricing of
-# eight planning problems of 100 needed more than the first search has, and where stages are large none is enough.
+# Nodes after which the pricing of large stages waits until the bound from matrices has had its turn: planning problems
+# of 100 need no more than the first search has, and where stages are large no number is enough.
 _PATIENCE = 1
+# Matrices that are still behind the bound at hand after this share of their time leave the rest of it to others.
+_TRIAL = 0.25
 
 
 def needs(core: Core, method: str) -> tuple[str, ...]:
@@ -210,9 +212,14 @@ def _matrices(run: Run, seconds: float) -> None:
 
     if seconds <= 0:
         return
+    part, known = run.clock.part(seconds), run.bound
+
+    def hopeless(bound: float) -> bool:
+        return part.left() < (1.0 - _TRIAL) * seconds and bound > known
+
     # Matrices of this size are factored faster by one thread than by two; and one thread gives the same bits anywhere.
     with threadpool_limits(limits=1, user_api="blas"):
-        bound = semidefinite_bound(run.core, clock=run.clock.part(seconds), value=float(run.value), report=run.lower)
+        bound = semidefinite_bound(run.core, clock=part, value=float(run.value), report=run.lower, hopeless=hopeless)
     run.lower(max(bound, float(run.value)))
     run.steps.append("semidefinite bound")
 

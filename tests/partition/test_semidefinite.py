@@ -177,6 +177,23 @@ def test_tighter_than_pairs_where_capacities_bind(
     assert best <= matrices < pairs
 
 
+def test_a_bound_that_is_behind_leaves_the_time_to_others(
+    sparse_instance: tuple[NDArray[np.float64], dict[str, object]],
+) -> None:
+    gain, arguments = sparse_instance
+    core = make_core(make_problem(gain, **arguments))  # type: ignore[arg-type]
+    asked: list[float] = []
+
+    def hopeless(bound: float) -> bool:
+        asked.append(bound)
+        return len(asked) == 2
+
+    whole, cut = Clock(1.0, deterministic=True), Clock(1.0, deterministic=True)
+    best = semidefinite_bound(core, clock=whole)
+    assert semidefinite_bound(core, clock=cut, hopeless=hopeless) == asked[1] > best
+    assert cut.left() > whole.left()
+
+
 @pytest.fixture
 def sparse_instance() -> tuple[NDArray[np.float64], dict[str, object]]:
     rng = np.random.default_rng(3)
