@@ -10,6 +10,7 @@ import typer
 from ..errors import ConfigError
 from .cli_data import CorporaArgument, corpora_of
 from .cli_options import Common, command, numbers, setting, words
+from .progress import clean
 from .session import check_target
 
 __all__ = ["register"]
@@ -74,6 +75,8 @@ def register(app: typer.Typer) -> None:
         config = common.resolve(values).config
         if config.model is None:
             raise ConfigError("no base model named; give --model with a folder or hub id, or set it in the settings.")
+        from rich.text import Text
+
         from . import api
         from .compare import comparison_table
 
@@ -92,6 +95,6 @@ def register(app: typer.Typer) -> None:
             progress=common.progress,
         )
         if common.session.for_people:
-            common.session.show(comparison_table(result), *result.lines)
+            common.session.show(comparison_table(result), *(Text(clean(line)) for line in result.lines))
             common.session.show(f"Wrote {out}. Read {out / 'compare.md'}.")
         common.session.answer({"comparison": str(out), **result.to_dict()})

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
 from _common import RECORDS
 from _results_data import Correlation, Lead, correlation_lead, correlations, lambda_scan, stored, truth_of
-from _results_words import number, table
+from _results_partitions import lead_over
+from _results_words import lost, number, standing, table, won
 
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 # Seeds that agree less than this measure mostly noise (as for the affinity measures, `measure.agreement`).
@@ -116,6 +118,17 @@ def _lead(lead: Lead) -> str:
     return f"{lead.mean:+.2f} [{lead.low:+.2f}, {lead.high:+.2f}]"
 
 
+def _planned_by_gradients(sets: Sequence[str]) -> str:
+    """Whether groups picked by gradient affinity trained better where it foretells transfer."""
+    leads = {name: lead for name in sets if (lead := lead_over(name, "by gradients", "random", apart=True))}
+    if not leads:
+        return "; whether groups picked by it train better was not tried, so it stays a measure to ask for."
+    said = f"; groups picked by it that share nothing are, beside random ones, {standing(leads)}"
+    if won(leads) and not lost(leads):
+        return f"{said}: it is the measure to ask for where time allows."
+    return f"{said}, so it stays a measure to ask for."
+
+
 def measure_default() -> str:
     """Which measures plan by default, and with which λ and scale."""
     values = {name: value for name in ("reviews", "prose") if (value := stored(f"transfer-{name}", "transfer"))}
@@ -162,7 +175,7 @@ def measure_default() -> str:
     if yes:
         end += f" Gradient affinity, the costliest, foretells transfer on {', '.join(yes)}"
         end += f" and not on {', '.join(no)}" if no else ""
-        end += "; it is the measure to ask for where a language model is to be trained and time allows."
+        end += _planned_by_gradients(yes)
     elif no:
         end += " Gradient affinity, the costliest, foretells it nowhere; it stays a measure to ask for."
     return f"**Measures, λ and scale (rank correlation with measured transfer).** {' '.join(said)} {end}"

@@ -73,7 +73,7 @@ def _answer(by_rival: Mapping[str, Mapping[str, Lead]]) -> str:
         worse = f", and on {', '.join(lost(random))} worse" if lost(random) else ""
         ends.append(f"the plan's groups were nowhere better than groups drawn at random{worse}")
     if alone and len(won(alone)) == len(alone):
-        ends.append("sharing at all is what pays, on every set")
+        ends.append(f"sharing at all is what pays, on {', '.join(alone)}")
     text = "; ".join(ends)
     verdict = f"**{text[0].upper()}{text[1:]}.**" if text else ""
     use = ""

@@ -129,29 +129,16 @@ def weights_default() -> str:
     lead = _against_none(value)[usual.ssl_weight, usual.align_weight]
     text = (
         f"**λ₁ and λ₂.** At their defaults ({usual.ssl_weight:g} and {usual.align_weight:g}) training is "
-        f"{than(lead, 'training without both losses')}. Over the grid: {_grid_said(value)}. {_price(squares)}"
+        f"{than(lead, 'training without both losses')}. Over the grid: {_grid_said(value)}. "
     )
     if lead.high < 0:
         return text + "By this evidence they should be 0."
     if lead.low > 0:
         return text + "They stay."
     return text + (
-        "One small set does not turn off what the papers have on; whoever counts seconds sets both to 0 and loses "
-        "nothing that these runs could show."
+        "One small set does not turn off what the papers have on; what the two losses cost is in "
+        "[training](training.md)."
     )
-
-
-def _price(squares: Mapping[tuple[float, float], Sequence[str]]) -> str:
-    """What both losses cost, where one commit trained with and without them; their weight does not change the work."""
-    held = records("presets")
-    without = [held[key] for key in squares[0.0, 0.0]]
-    commits = {one["made"]["commit"] for one in without}
-    for weights, keys in squares.items():
-        runs = [held[key] for key in keys]
-        if min(weights) > 0 and {one["made"]["commit"] for one in runs} == commits and len(commits) == 1:
-            factor = np.mean([one["cpu_seconds"] for one in runs]) / np.mean([one["cpu_seconds"] for one in without])
-            return f"With both a run takes {factor:.1f} times the CPU-seconds. "
-    return ""
 
 
 def _conditions(value: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -49,6 +49,12 @@ def _total() -> float:
     return found
 
 
+def _verdicts(found: Mapping[str, Any]) -> tuple[int, int]:
+    """Rivals whose verdict came again, and rivals that have one."""
+    told = [one["verdict"] for one in found["methods"].values() if one["verdict"][0].startswith(("plan ", "no "))]
+    return sum(one == other for one, other in told), len(told)
+
+
 def repeat_line() -> list[str]:
     """The cost in short."""
     total = _total()
@@ -59,10 +65,9 @@ def repeat_line() -> list[str]:
         f"**Cost**: {total:,.0f} CPU-seconds of training, {total / 120:.0f} minutes of two cores, {verdict} two hours"
     )
     for name, (_, found) in _repeated().items():
-        same = sum(one["verdict"][0] == one["verdict"][1] for one in found["methods"].values())
+        same, count = _verdicts(found)
         line += (
-            f"; {name} made again from nothing by its one command came to the same verdict on {same} of "
-            f"{len(found['methods'])} methods"
+            f"; {name} made again from nothing by its one command came to the same verdict on {same} of {count} rivals"
         )
     return [line + "."]
 
@@ -72,6 +77,12 @@ def _same_machine(again: Mapping[str, Any], value: Mapping[str, Any]) -> str:
     one, other = (some["made"]["machine"] for some in (again, value))
     same = one["cpu"] == other["cpu"] and one["versions"] == other["versions"]
     return "on the same kind of processor with the same libraries, " if same else "on another processor or libraries, "
+
+
+def _commits(name: str) -> str:
+    """Which versions made the stored runs of a set."""
+    found = sorted({record["made"]["commit"].removesuffix("+changes") for record in records(name).values()})
+    return f"made at {'commit' if len(found) == 1 else 'commits'} {', '.join(found)}"
 
 
 def _repeat_part() -> list[str]:
@@ -95,7 +106,7 @@ def _repeat_part() -> list[str]:
             f"folders, at commit {again['made']['commit']}): {again['trained']} runs, {again['cpu_seconds']:,.0f} "
             f"CPU-seconds in all, {_minutes(again['cpu_seconds'])} minutes of two cores; {rest:,.0f} of them are "
             "texts, base model, measuring and planning, which the table above does not count. Beside the stored runs, "
-            f"{_same_machine(again, stored(name, 'compare'))}made by several versions of the package, a domain's value "
+            f"{_same_machine(again, stored(name, 'compare'))}{_commits(name)}, a domain's value "
             f"in one run differs by {found['mean']:.1e} on average and by {found['largest']:.1e} at most "
             f"({found['runs']} runs).",
             table(["method", "mean, stored", "mean, again", "lead, stored", "lead, again", "stages"], rows),

@@ -38,6 +38,7 @@ FIRST: tuple[Command, ...] = (
     ("results_when.py",),
     ("results_sets.py", "reviews-short"),
     ("results_sets.py", "reviews-text"),
+    ("results_transfer.py", "prose"),
 )
 THEN: tuple[Command, ...] = (
     ("results_transfer.py", "reviews"),
@@ -48,7 +49,6 @@ THEN: tuple[Command, ...] = (
     ("results_lattice.py",),
     ("results_presets.py", "--parts", "labels"),
     ("results_sets.py", "prose-equal"),
-    ("results_transfer.py", "prose"),
     ("results_partitions.py", "reviews-text"),
 )
 

@@ -4,10 +4,11 @@ python benchmarks/results_partitions.py prose     (or demo, or reviews; `--parts
 
 contrary   the partition of the plan's sizes that the objective likes least
 reversed   the plan's stages in reverse order
-fewest     the plan in as few stages as the budget allows, and random groups of those sizes
+fewest     the plan in as few stages as the budget allows
+few        random groups of the sizes of those
 apart      the plan and random groups with nothing carried from group to group: each group is trained from the base
-           model, so that only who shares a group counts; beside them, where results_transfer.py has a matrix, the
-           groups of the plan's sizes that gradient affinity and the measured transfer itself like best
+           model, so that only who shares a group counts; beside them the
+           groups of those sizes that gradient affinity and the measured transfer itself like best (results_transfer.py)
 halves     two random stages, beside one stage and the plan's: what one more stage costs
 grid       the plan at every λ and scale; settings that come to the same groups are trained once
 
@@ -39,10 +40,10 @@ from kinfold.stages.manifest import roles
 from results_sets import BUDGET, LOWER, PLAN, SEEDS, SETS, base_of, relations_of
 
 Groups = tuple[tuple[str, ...], ...]
-PARTS = ("contrary", "reversed", "fewest", "apart", "halves", "grid")
+PARTS = ("contrary", "reversed", "fewest", "few", "apart", "halves", "grid")
 # What the page shows.
 ASKED = {
-    "prose": ("contrary", "reversed", "fewest", "apart", "halves"),
+    "prose": ("contrary", "reversed", "fewest", "few", "apart", "halves"),
     "demo": ("contrary", "reversed", "fewest"),
     "reviews-text": ("contrary",),
     "reviews": ("fewest",),
@@ -66,7 +67,7 @@ def liked(name: str, names: Sequence[str], plan: Groups) -> dict[str, Groups]:
     """The groups of the plan's sizes that gradient affinity, and measured transfer, like best; ranks of pairs count."""
     path = STORE / f"transfer-{name}" / "transfer.json"
     if not path.exists():
-        return {}
+        raise SystemExit(f"{path} is not there; run benchmarks/results_transfer.py {name} first.")
     value = json.loads(path.read_text())
     at = [value["domains"].index(one) for one in names]
     found = {"by transfer": np.mean(value["transfer"], axis=0)}
@@ -184,17 +185,18 @@ class Study:
             best = {name: groups for name in names if (groups := self.before(name))}
             best = best or liked(self.name, self.names, self.plan)
         fewest: Groups = ()
-        if part == "fewest":
+        if part in ("fewest", "few"):
             fewest = self.before("fewest") or ()
-        if part == "fewest" and not fewest:
+        if part in ("fewest", "few") and not fewest:
             least = -(-len(self.names) // BUDGET["domains"])
             fewest = make_plan(relations_of(self.name), settings=replace(PLAN, stages=least)).stages
         for seed in SEEDS:
             if part == "fewest":
                 self.one(part, "fewest", fewest, seed)
+            elif part == "few":
                 for draw in range(DRAWS):
                     groups = drawn(self.names, [len(g) for g in fewest], "fewest", seed, draw)
-                    self.one(part, "random, as few", groups, seed, draw)
+                    self.one("fewest", "random, as few", groups, seed, draw)
             elif part == "contrary":
                 self.one(part, "contrary", other, seed)
             elif part == "reversed":

@@ -204,7 +204,8 @@ def _warnings(rows: Sequence[Mapping[str, Any]], settings: CompareSettings, doma
     found = []
     if len(settings.seeds) < 3:
         found.append(
-            f"Only {len(settings.seeds)} seed(s): the intervals say little about other seeds; three or more are usual."
+            f"Only {len(settings.seeds)} seed{'s' if len(settings.seeds) > 1 else ''}: the intervals say little about "
+            "other seeds; three or more are usual."
         )
     if len(domains) < 5:
         found.append(f"Only {len(domains)} domains: the intervals say little about other domains.")
