@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from _partition_records import Record, load, of
 from kinfold._files import write_text
+from kinfold.partition.plan import certificate_of
 from kinfold.partition.settings import PEERS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "partition.md"
@@ -131,7 +132,7 @@ def certificates(records: list[Record]) -> str:
                     f"{result['seconds']:.1f}",
                     _below(result["objective"], best),
                     _gap(result["gap"]),
-                    result["certificate"],
+                    certificate_of(result["status"], result["gap"]),
                 ]
             )
     return f"{table(head, rows)}\n\n{circumstances(used)}"
@@ -181,7 +182,7 @@ def families(records: list[Record]) -> str:
             f"{run['result']['seconds']:.1f}",
             f"{run['result']['objective']:.6g}",
             _gap(run["result"]["gap"]),
-            run["result"]["certificate"],
+            certificate_of(run["result"]["status"], run["result"]["gap"]),
         ]
         for run in used
     ]
@@ -199,7 +200,7 @@ def unseen(records: list[Record]) -> str:
     for (family, n, number), pair in sorted(runs.items()):
         if len(pair) < 2:
             continue
-        short, long = sorted(pair, key=lambda r: r["config"]["seconds"])
+        short, *_, long = sorted(pair, key=lambda r: r["config"]["seconds"])
         best = max(r["result"]["objective"] for r in pair)
         rows.append(
             [
@@ -233,7 +234,7 @@ def large(records: list[Record]) -> str:
                 f"{max(result['peers'].values()):.1f}",
                 f"{result['seconds']:.1f}",
                 f"{result['peak_mb']:.0f}",
-                result["certificate"],
+                certificate_of(result["status"], result["gap"]),
             ]
         )
     return f"{table(head, rows)}\n\n{circumstances(used)}"

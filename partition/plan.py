@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ __all__ = ["PLAN_VERSION", "Plan", "certificate_of", "schema"]
 PLAN_VERSION = 1
 _MATRICES = ("gain", "discrepancy", "synergy")
 _TOLERANCE = 1e-9
+_TWO_DIGITS = Context(prec=2, rounding=ROUND_CEILING)
 EDITED = "The plan was changed after it was made, so its certificate no longer holds; validate it or plan again."
 UNSEALED = "The plan carries no seal (an older Kinfold made it, or it was removed): nothing vouches for it; plan again."
 
@@ -300,17 +302,21 @@ def _lasting(warnings: Sequence[str]) -> tuple[str, ...]:
 
 
 def certificate_of(status: str, gap: float | None) -> str:
-    """What a status and gap prove, in words.
+    """What a status and gap prove, in words; a gap of more than two digits is rounded up, never down.
 
     >>> certificate_of("optimal", 0.0), certificate_of("feasible", 0.012), certificate_of("feasible", None)
     ('proved optimal', 'within 1.2 %', 'no certificate')
+    >>> certificate_of("feasible", 0.0201)
+    'within 2.1 %'
     """
     if status == "optimal":
         return "proved optimal"
     # A bound more than twice the objective vouches for nothing.
     if gap is None or not gap < 1.0:
         return "no certificate"
-    return f"within {max(100 * gap, 0.001):.2g} %"
+    # A billionth less, so that 7.000000000000001 is 7.
+    percent = _TWO_DIGITS.create_decimal_from_float(max(100 * gap, 0.001) * (1 - 1e-9))
+    return f"within {float(percent):g} %"
 
 
 def relative_gap(objective: float, bound: float) -> float:
