@@ -59,7 +59,8 @@ def runs_named(value: Any, *, here: bool = False) -> Iterator[str]:
             yield value
     elif isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from runs_named(inner, here=name in _NAMING)
+            if name != "asked":
+                yield from runs_named(inner, here=name in _NAMING)
     elif isinstance(value, list):
         for inner in value:
             yield from runs_named(inner, here=here)

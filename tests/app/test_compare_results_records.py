@@ -49,6 +49,7 @@ def test_runs_named_in_an_answer(scripts: dict[str, ModuleType]) -> None:
         "methods": [{"name": "plan", "records": ["a", "b"]}],
         "grid": {"records": [[["c"], []]]},
         "runs": [{"parts": ["d"], "policy": "x"}, {"record": "e"}],
+        "asked": {"parts": ["contrary"]},
     }
     assert sorted(scripts["_results_shelf"].runs_named(value)) == ["a", "b", "c", "d", "e"]
 
