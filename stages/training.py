@@ -125,6 +125,8 @@ def train(
         if dry_run:
             from .dry import dry
 
+            # What training would refuse, a dry run refuses too: an empty split to evaluate on, for one.
+            session.evaluator()
             return dry(session)
         return _train(session, plan, asked, resume=resume)
 

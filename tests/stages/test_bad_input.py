@@ -42,7 +42,7 @@ class Heard(SilentProgress):
 
 
 def go(corpora: Path | dict[str, Any], model: Path, out: Path, **changes: Any) -> Run:
-    options = {key: changes.pop(key) for key in ("resume", "progress") if key in changes}
+    options = {key: changes.pop(key) for key in ("resume", "progress", "dry_run") if key in changes}
     opened = load_corpora(corpora)
     run = train(PLAN, opened, model=model, out=out, settings=replace(SETTINGS, **changes), seed=2, **options)
     assert isinstance(run, Run)
@@ -86,13 +86,16 @@ def _joined(source: Path, target: Path) -> Path:
     return target
 
 
-def test_an_empty_split_is_said_before_anything_is_written(tiny_llama_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_an_empty_split_is_said_before_anything_is_written(
+    tiny_llama_dir: Path, tmp_path: Path, *, dry_run: bool
+) -> None:
     rows = "".join(json.dumps({"text": f"a pump and a valve {i}", "split": "train"}) + "\n" for i in range(9))
     for name in PLAN.domains:
         (tmp_path / f"{name}.jsonl").write_text(rows, encoding="utf-8")
     given = {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in PLAN.domains}
     with pytest.raises(CorpusError, match="garden: its test split holds no usable record"):
-        go(given, tiny_llama_dir, tmp_path / "run")
+        go(given, tiny_llama_dir, tmp_path / "run", dry_run=dry_run)
     assert not (tmp_path / "run").exists()
 
 
