@@ -38,8 +38,10 @@ _STEPS = 150
 _SHARP_STEPS = 600
 _ROUNDS = 200
 _MEMORY = 8
-# A round that closes less of the gap than this share ends the cutting.
+# A round that closes less of the gap than this share ends the cutting; so does the clock, since the last, sharp rounds
+# take off more in their quarter of the time than further cuts would.
 _STALL = 0.001
+_SHARP_SHARE = 0.25
 # Work of one evaluation on a slow core, in seconds: at least, and per side of the matrix cubed.
 _WORK = (3e-4, 1e-8)
 
@@ -82,6 +84,7 @@ def semidefinite_bound(
         return np.inf
     model = _Dual(core, Cuts.capacities(core))
     best = np.inf
+    whole = clock.left()
 
     def minimise(alpha: float, steps: int) -> bool:
         nonlocal best
@@ -103,7 +106,8 @@ def semidefinite_bound(
         model.replace(model.cuts.kept(model.multipliers, fresh))
         if minimise(_CUTTING, _STEPS):
             return best
-        if before - best < _STALL * (best - value if np.isfinite(value) else abs(best)):
+        late = np.isfinite(whole) and clock.left() < _SHARP_SHARE * whole
+        if late or before - best < _STALL * (best - value if np.isfinite(value) else abs(best)):
             break
     for _ in range(_ROUNDS):
         before = best
