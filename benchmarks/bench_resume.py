@@ -65,26 +65,29 @@ def logged(out: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-def hit(child: multiprocessing.process.BaseProcess, out: Path, rng: random.Random, steps: int) -> int | None:
-    """Kill a run somewhere in the rest of its way; None if it was done before.
+def hit(child: multiprocessing.process.BaseProcess, out: Path, rng: random.Random, steps: int, whole: float) -> bool:
+    """Kill a run of so many steps somewhere in the rest of its way; False if it was done before.
 
-    Which step to wait for is drawn, and how long to wait beyond it: up to the time that the last one took, or a second
-    for what lies before and after the steps. So kills fall everywhere, however slow the machine is.
+    Drawn are a step to wait for, and a time beyond it: up to what the last step took, or up to the `whole` of an
+    unbroken run where no step is waited for. So kills fall everywhere, however slow the machine is.
     """
-    goal = rng.randint(logged(out), 2 * steps)
-    seen, since, pace = logged(out), time.monotonic(), 1.0
-    while logged(out) < goal:
+    done = logged(out)
+    goal = rng.randint(done, steps)
+    pace, since, seen = whole if goal == done else 0.2, 0.0, done
+    while seen < goal:
         if child.exitcode is not None:
-            return None
-        if logged(out) > seen:
-            seen, since, pace = logged(out), time.monotonic(), time.monotonic() - since
+            return False
+        now = logged(out)
+        if now > seen:
+            pace, since = time.monotonic() - since if since else pace, time.monotonic()
+        seen = now
         time.sleep(0.002)
     child.join(rng.uniform(0.0, pace))
     if not child.is_alive() or child.pid is None:
-        return None
+        return False
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    return logged(out)
+    return True
 
 
 def main() -> None:
@@ -122,12 +125,12 @@ def main() -> None:
         while len(kills) < options.kills:
             runs += 1
             out = folder / f"killed-{runs}"
-            finished = False
+            finished, most = False, len(kills) + 3
             while not finished:
                 child = start(out)
-                if len(kills) < options.kills and (moment := hit(child, out, rng, options.steps)) is not None:
-                    kills.append(moment)
-                    print(f"kill {len(kills):2d} of run {runs} after {moment} steps", flush=True)
+                if len(kills) < min(options.kills, most) and hit(child, out, rng, 2 * options.steps, whole):
+                    kills.append(logged(out))
+                    print(f"kill {len(kills):2d} of run {runs}, {kills[-1]} steps logged", flush=True)
                     continue
                 child.join()
                 if child.exitcode:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import statistics
 import subprocess
@@ -32,8 +33,10 @@ import transformers
 from _common import peak_memory, record, table
 from _step_ways import Run, make_model, stepper, stepping
 from bench_engine import body_of, finish, forward_loss, lora_config, optimiser_of, ratio
+from kinfold.stages import _bank_ops, _split
 from kinfold.stages._heap import kept_memory
 from kinfold.stages.bank import LoraBank
+from kinfold.stages.losses import _chunked
 from peft import get_peft_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -203,6 +206,26 @@ def bench_terms(args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+@contextlib.contextmanager
+def split_products() -> Iterator[Counter[Any]]:
+    """Shapes of the products that go by planes of bf16, which no dispatcher sees."""
+    seen: Counter[Any] = Counter()
+
+    def counted(x: Tensor, weight: Tensor, *, transposed: bool = False, out: Tensor | None = None) -> Tensor:
+        if _split._takes(x, weight):
+            seen[tuple(x.shape), tuple(weight.shape), transposed] += 1
+        return product(x, weight, transposed=transposed, out=out)
+
+    product, rooms = _split.product, (_bank_ops, _chunked)
+    for room in rooms:
+        room.product = counted
+    try:
+        yield seen
+    finally:
+        for room in rooms:
+            room.product = product
+
+
 class _Products(TorchDispatchMode):
     """Shapes of the dense products of a step."""
 
@@ -223,7 +246,7 @@ def bench_floor(args: argparse.Namespace) -> dict[str, Any]:
     for name, changes in (("kinfold, one shared", {"adapters": "shared"}), ("kinfold, shared + 8 domains", {})):
         step = stepper(args, [args.rows // 8] * 8, **changes)
         step(0)
-        with _Products() as products:
+        with _Products() as products, split_products() as split:
             step(0)
         groups: dict[str, list[tuple[Tensor, Tensor, Tensor, int]]] = {"frozen weights": [], "low rank": []}
         flops = dict.fromkeys(groups, 0.0)
@@ -236,14 +259,28 @@ def bench_floor(args: argparse.Namespace) -> dict[str, Any]:
             groups[kind].append((a, b, torch.mm(a, b), count))
             flops[kind] += 2e-9 * a.shape[0] * a.shape[1] * b.shape[1] * count
 
-        def replay(entries: list[tuple[Tensor, Tensor, Tensor, int]]) -> None:
+        by_planes = []
+        for (rows, shape, transposed), count in split.items():
+            width = shape[1] if transposed else shape[0]
+            x, weight = torch.randn(rows), torch.randn(shape)
+            by_planes.append((x, weight, transposed, torch.empty(rows[0], width), count))
+            flops["frozen weights"] += 2e-9 * rows[0] * shape[0] * shape[1] * count
+
+        def replay(entries: list[tuple[Tensor, Tensor, Tensor, int]], planes: list[Any]) -> None:
             for a, b, out, count in entries:
                 for _ in range(count):
                     torch.mm(a, b, out=out)
+            for a, b, transposed, out, count in planes:
+                for _ in range(count):
+                    _split.product(a, b, transposed=transposed, out=out)
 
-        groups = {kind: entries for kind, entries in groups.items() if entries}  # compiled loops are not seen
+        # The compiled thin products are not seen.
+        groups = {kind: entries for kind, entries in groups.items() if entries or (kind == "frozen weights" and split)}
         ways: dict[str, Run] = {"step": stepping(step)}
-        ways |= {kind: lambda entries=entries: replay(entries) for kind, entries in groups.items()}
+        ways |= {
+            kind: functools.partial(replay, entries, by_planes if kind == "frozen weights" else [])
+            for kind, entries in groups.items()
+        }
         seconds = turns(ways, args.repeats)
         results[name] = {
             kind: {"share of the step": ratio(seconds, kind, "step"), "ms": 1000 * statistics.median(values)}
