@@ -48,7 +48,6 @@ THEN: tuple[Command, ...] = (
     ("results_partitions.py", "demo"),
     ("results_lattice.py",),
     ("results_presets.py", "--parts", "labels"),
-    ("results_sets.py", "prose-equal"),
     ("results_partitions.py", "reviews-text"),
 )
 

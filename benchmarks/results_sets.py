@@ -39,7 +39,7 @@ METHODS = (
 )
 # Beside the three sets of the first question: the main rivals alone.
 ASKED = dict.fromkeys(("reviews-short", "reviews-text"), ("plan", "joint", "random", "independent"))
-# The second accounting: ranks fitted so that as many parameters are trained as by the plan, whose runs are the set's.
+# The second accounting, shown where it was run: ranks fitted to the plan's number of trained parameters.
 EQUAL = {"prose-equal": "prose"}
 ASKED |= dict.fromkeys(EQUAL, ("plan", "joint", "independent"))
 SEEDS = (0, 1, 2)

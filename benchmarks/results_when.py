@@ -78,9 +78,10 @@ CELLS = (
     Cell("conflict-staged", turned=True),
     Cell("plain-staged"),
     Cell("plain-apart-pairs", apart=True, width=2),
-    Cell("plain-both", adapters="both"),
     Cell("conflict-default", turned=True, adapters="both", head="domain"),
 )
+# Not run for the page by itself; it is shown where it was.
+MORE = (Cell("plain-both", adapters="both"),)
 
 
 def world(turned: bool) -> tuple[Corpora, tuple[str, ...]]:
@@ -214,7 +215,9 @@ def main() -> None:
     parser.add_argument("--cells", default=",".join(cell.name for cell in CELLS))
     options = parser.parse_args()
     wanted = options.cells.split(",")
-    missing = [cell for cell in CELLS if cell.name in wanted and not settled("when", cell.name, asked_of(cell))]
+    missing = [
+        cell for cell in (*CELLS, *MORE) if cell.name in wanted and not settled("when", cell.name, asked_of(cell))
+    ]
     if missing:
         shelf = Shelf("when", ENCODER)
         # Turned labels are no turned texts: the kept states serve both worlds.
