@@ -169,7 +169,7 @@ def primal(records: list[Record]) -> str:
 
 def families(records: list[Record]) -> str:
     """What the default method answers and proves on generated instances of public families."""
-    head = ["family", "n", "instance", "limit s", "seconds", "objective", "proved gap %", "answer"]
+    head = ["family", "n", "instance", "commit", "limit s", "seconds", "objective", "proved gap %", "answer"]
     used = sorted(
         of(records, "certify"), key=lambda r: (r["config"]["family"], r["config"]["n"], r["config"]["instance"])
     )
@@ -178,6 +178,7 @@ def families(records: list[Record]) -> str:
             run["config"]["family"],
             str(run["config"]["n"]),
             str(run["config"]["instance"]),
+            run["commit"],
             f"{run['config']['seconds']:g}",
             f"{run['result']['seconds']:.1f}",
             f"{run['result']['objective']:.6g}",
