@@ -46,8 +46,7 @@ def test_the_command_makes_the_figures_without_a_browser(synthetic_run, tmp_path
     spec = importlib.util.spec_from_file_location("make_readme_picture", ROOT / "benchmarks" / "make_readme_picture.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.delenv("KINFOLD_CHROMIUM", raising=False)
-    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(module, "find_chromium", lambda: None)
     monkeypatch.setattr(sys, "argv", ["make_readme_picture.py", str(synthetic_run(3)), "--out", str(tmp_path)])
     module.main()
     assert {path.name for path in tmp_path.iterdir()} == {"heatmaps.png", "plan.png", "run.png"}
