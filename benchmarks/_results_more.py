@@ -83,7 +83,7 @@ def _adapters_said(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
         one, other = (cell_values(cells[name], policy) for name in ("plain-staged", "plain-both"))
         seeds = min(len(one), len(other))
         lead = lead_of(one[:seeds].mean(axis=1), other[:seeds], higher=True)
-        said.append(f"{words}: {than(lead, 'with one per domain')}")
+        said.append(f"{words}: {than(lead, 'the same with one per domain')}")
     return [
         f"- **One adapter per stage instead of one per domain beside it** (plain-staged, plain-both): "
         f"{'; '.join(said)}."
