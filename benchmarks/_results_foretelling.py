@@ -11,6 +11,8 @@ from _results_data import Correlation, Lead, correlation_lead, correlations, lam
 from _results_partitions import lead_over
 from _results_words import lost, number, standing, table, won
 
+# The sets with a transfer matrix.
+TRANSFER = ("reviews", "prose", "demo")
 LAMBDAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 # Seeds that agree less than this measure mostly noise (as for the affinity measures, `measure.agreement`).
 _AGREEING = 0.5
@@ -50,7 +52,7 @@ def _or_dash(value: object) -> str:
 def transfer_lines() -> list[str]:
     """The section in short."""
     out = []
-    for name in ("reviews", "prose"):
+    for name in TRANSFER:
         value = stored(f"transfer-{name}", "transfer")
         if value is not None:
             found = correlations(value)
@@ -65,7 +67,7 @@ def transfer_lines() -> list[str]:
 def transfer_page() -> str:
     """What predicts transfer."""
     parts: list[str] = []
-    for name in ("reviews", "prose"):
+    for name in TRANSFER:
         value = stored(f"transfer-{name}", "transfer")
         if value is None:
             parts += _validated(name)
@@ -131,7 +133,7 @@ def _planned_by_gradients(sets: Sequence[str]) -> str:
 
 def measure_default() -> str:
     """Which measures plan by default, and with which λ and scale."""
-    values = {name: value for name in ("reviews", "prose") if (value := stored(f"transfer-{name}", "transfer"))}
+    values = {name: value for name in TRANSFER if (value := stored(f"transfer-{name}", "transfer"))}
     if not values:
         return ""
     said, better, gradient = [], [], {}

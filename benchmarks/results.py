@@ -42,6 +42,7 @@ FIRST: tuple[Command, ...] = (
 )
 THEN: tuple[Command, ...] = (
     ("results_transfer.py", "reviews"),
+    ("results_transfer.py", "demo"),
     ("results_partitions.py", "prose"),
     ("results_presets.py", "--parts", "ablate,grid,robust"),
     ("results_schedule.py", "prose"),

@@ -2,6 +2,7 @@
 
 python benchmarks/results_transfer.py reviews     (the encoder, labels)
 python benchmarks/results_transfer.py prose       (the demo's base model, next tokens)
+python benchmarks/results_transfer.py demo        (the same model, the demo's texts)
 
 Row i of the matrix is trained on domain i alone and tested on held-out texts of every domain; two training seeds. Kept
 are the matrices; correlations, their intervals and permutation tests are made when the page is written.
@@ -40,6 +41,7 @@ MEASURES = (
 PROBES: dict[str, dict[str, Any]] = {
     "reviews": {"samples": 110, "probe_documents": 77, "probe_steps": 40, "max_length": 48},
     "prose": {"samples": 60, "probe_documents": 40, "probe_steps": 20, "max_length": 128},
+    "demo": {"samples": 60, "probe_documents": 40, "probe_steps": 20, "max_length": 128},
 }
 
 
