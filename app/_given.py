@@ -25,7 +25,6 @@ __all__ = [
     "given_relations",
     "given_run",
     "given_settings",
-    "plan_of",
     "where_it_stopped",
 ]
 
@@ -55,18 +54,6 @@ def find_relations(plan: PathLike) -> Path | None:
                     return folder
             except RelationsError:
                 continue  # a damaged neighbour is not the plan's
-    return None
-
-
-def plan_of(relations: Relations, folder: Path, plan: Plan | PathLike | None) -> Plan | None:
-    """The plan that was given, else a `plan.json` in or beside `folder` that was made from these relations."""
-    if plan is not None:
-        return given_plan(plan)
-    for path in (folder / "plan.json", folder.absolute().parent / "plan.json"):
-        if path.exists():
-            made = given_plan(path)
-            if made.fingerprints.get("relations") == relations.digest:
-                return made
     return None
 
 

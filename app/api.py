@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from .._files import write_text
 from .._progress import SILENT, Progress
-from ..errors import RunError
 from ._given import (
     PathLike,
     find_relations,
@@ -27,7 +26,6 @@ from ._given import (
     given_relations,
     given_run,
     given_settings,
-    plan_of,
     where_it_stopped,
 )
 from .identity import marked, model_print, other_model
@@ -389,23 +387,6 @@ def report(
     Path
         The page.
     """
-    from ..stages import Run
-    from .report import write_figures, write_plan_report, write_report
+    from .report import write_fitting_report
 
-    if isinstance(run, Run) or (Path(run) / "run.json").exists():
-        opened = given_run(run)
-        page = write_report(opened, None if out is None else Path(out))
-        if figures is not None:
-            write_figures(opened, Path(figures))
-        return page
-    folder = Path(os.fspath(run))
-    if (folder / "compare.json").exists():
-        raise RunError(f"{folder}: a comparison has its report already: {folder / 'compare.md'}, beside its pictures.")
-    if not (folder / "relations.json").exists():
-        raise RunError(f"{folder}: holds neither a run (run.json) nor relations (relations.json); check the path.")
-    relations = given_relations(folder)
-    made = plan_of(relations, folder, plan)
-    page = write_plan_report(relations, made, folder / "report.html" if out is None else Path(out))
-    if figures is not None:
-        write_figures(None, Path(figures), relations=relations, plan=made)
-    return Path(page)
+    return write_fitting_report(run, out, plan=plan, figures=figures)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ._books import empty_slots, fill, fits, line_up, step
+from ._books import empty_slots, fill, fits, line_up, seeded, step
 
 __all__ = ["anneal"]
 
@@ -126,10 +126,7 @@ def anneal(
     best[:] = labels
     improved = False
 
-    # SplitMix64 hashes the seed, a linear congruence draws rows of the noise table from it.
-    state = (np.uint64(seed) + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
-    state = (state ^ (state >> np.uint64(32))) * np.uint64(0xAF251AF3B0F025B5)
-    state ^= state >> np.uint64(29)
+    state = seeded(seed)
     # Rows start anywhere in the table: every item sees every draw, also the rare ones that cross high walls.
     rows = np.uint64(noise.shape[0] - width - 1)
     chance = np.uint64(min(1.0, trade) * 1048576.0)

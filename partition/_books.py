@@ -1,4 +1,4 @@
-"""Parts of the annealing kernel (:mod:`._anneal`), compiled into it: how its books open, and what it asks of them."""
+"""Parts of the annealing kernel (:mod:`._anneal`), compiled into it: how its books open, its questions, its dice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ._jit import inner
 
-__all__ = ["empty_slots", "fill", "fits", "line_up", "step"]
+__all__ = ["empty_slots", "fill", "fits", "line_up", "seeded", "step"]
 
 
 @inner
@@ -113,6 +113,14 @@ def fits(
         clash -= 2 * int(conflict[j, i]) + 2 * int(conflict[mate, i])
         agreed = clash == 0
     return agreed
+
+
+@inner
+def seeded(seed: Any) -> Any:
+    """The generator's first state: the seed, hashed as SplitMix64 does."""
+    state = (np.uint64(seed) + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
+    state = (state ^ (state >> np.uint64(32))) * np.uint64(0xAF251AF3B0F025B5)
+    return state ^ (state >> np.uint64(29))
 
 
 @inner

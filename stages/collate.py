@@ -13,12 +13,14 @@ from torch import Tensor
 
 from .attention import FlatLayout, flat_layout
 from .batches import GENERAL, SSL, TASK, Item
+from .losses import corrupt
 from .losses.head import IGNORE
 
 if TYPE_CHECKING:
     from .model import Base
+    from .settings import TrainSettings
 
-__all__ = ["Corrupted", "Layout", "Micro", "Targets", "collate"]
+__all__ = ["Corrupted", "Layout", "Micro", "Targets", "collate", "corrupted_items"]
 
 Layout = Literal["flat", "packed", "padded"]
 _ROUND = 128  # a flat batch in bf16 is filled up to a multiple of so many tokens
@@ -237,3 +239,38 @@ def _mask(layout: Layout, places: NDArray[np.int64], shape: tuple[int, int], bas
     mask = np.zeros(shape[0] * shape[1], dtype=np.int64)
     mask[places] = 1
     return _long(mask, base).view(shape)
+
+
+def corrupted_items(
+    bins: Sequence[Sequence[Item]], base: Base, settings: TrainSettings, *, seed: int, max_length: int
+) -> Corrupted | None:
+    """The corrupted documents of a whole step: one draw, whatever the number of micro-batches."""
+    items = sorted(
+        (item for items in bins for item in items if item.kind == SSL),
+        key=lambda item: (item.domain, item.store.domain, item.piece),
+    )
+    if not items:
+        return None
+    lengths = [item.length for item in items]
+    tokens = np.full((len(items), max(lengths)), base.pad, dtype=np.int64)
+    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    for row, item in enumerate(items):
+        tokens[row, : lengths[row]] = item.store.piece(item.piece)
+    mark = base.mask if base.mask is not None else base.tokenizer.unk_token_id
+    if mark is None and settings.ssl_kind == "span":
+        mark = base.eos
+    result = corrupt(
+        torch.from_numpy(tokens),
+        torch.from_numpy(mask),
+        settings.ssl_kind,
+        settings.ssl_rate,
+        seed,
+        vocab_size=min(len(base.tokenizer), base.vocabulary),
+        mask_id=mark,
+        special_ids=tuple(sorted(set(base.tokenizer.all_special_ids))),
+        causal=base.kind == "decoder",
+        pad_id=base.pad,
+        max_length=max_length,
+    )
+    inputs, labels, kept = result.inputs.numpy(), result.labels.numpy(), result.mask.numpy()
+    return {item: (inputs[row][kept[row]], labels[row][kept[row]]) for row, item in enumerate(items)}

@@ -124,7 +124,7 @@ def _seconds_per_token(session: Session, stores: Stores) -> float:
 def _samples(session: Session, schedule: Any) -> tuple[Sample, ...]:
     """The first document of each kind and domain in the first step."""
     from .batches import GENERAL, SSL
-    from .step import corrupted_items
+    from .collate import corrupted_items
 
     kinds: dict[int, str] = {0: "task", SSL: "ssl", GENERAL: "general"}
     bins = schedule.step(0)

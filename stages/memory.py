@@ -276,8 +276,7 @@ def _head(model: Any, settings: TrainSettings, shape: BatchShape, width: int, si
 
 def largest_shape(session: Session, stores: Stores, stage: int) -> BatchShape:
     """The largest micro-batch of the first steps of stage number `stage` (from 0)."""
-    from .collate import collate
-    from .step import corrupted_items
+    from .collate import collate, corrupted_items
     from .stores import schedule_of
 
     schedule = schedule_of(session, stores, stage)

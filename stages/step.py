@@ -13,14 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._seeding import derive_seed
-from .batches import GENERAL, SSL, TASK, Item, Schedule
-from .collate import Corrupted, Layout, Micro, collate
-from .losses import FeatureQueue, alignment_mmd2, corrupt, fused_cross_entropy, fused_kl
+from .batches import GENERAL, SSL, TASK, Schedule
+from .collate import Layout, Micro, collate, corrupted_items
+from .losses import FeatureQueue, alignment_mmd2, fused_cross_entropy, fused_kl
 
 if TYPE_CHECKING:
     from .bank import LoraBank
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from .settings import TrainSettings
     from .weighting import Weighting
 
-__all__ = ["StepResult", "Stepper", "corrupted_items"]
+__all__ = ["StepResult", "Stepper"]
 
 
 @dataclass(frozen=True)
@@ -64,41 +63,6 @@ class _Sums:
     task_by_domain: Tensor | None = None
     task_counts: Tensor | None = None
     features: Tensor | None = None
-
-
-def corrupted_items(
-    bins: Sequence[Sequence[Item]], base: Base, settings: TrainSettings, *, seed: int, max_length: int
-) -> Corrupted | None:
-    """The corrupted documents of a whole step: one draw, whatever the number of micro-batches."""
-    items = sorted(
-        (item for items in bins for item in items if item.kind == SSL),
-        key=lambda item: (item.domain, item.store.domain, item.piece),
-    )
-    if not items:
-        return None
-    lengths = [item.length for item in items]
-    tokens = np.full((len(items), max(lengths)), base.pad, dtype=np.int64)
-    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
-    for row, item in enumerate(items):
-        tokens[row, : lengths[row]] = item.store.piece(item.piece)
-    mark = base.mask if base.mask is not None else base.tokenizer.unk_token_id
-    if mark is None and settings.ssl_kind == "span":
-        mark = base.eos
-    result = corrupt(
-        torch.from_numpy(tokens),
-        torch.from_numpy(mask),
-        settings.ssl_kind,
-        settings.ssl_rate,
-        seed,
-        vocab_size=min(len(base.tokenizer), base.vocabulary),
-        mask_id=mark,
-        special_ids=tuple(sorted(set(base.tokenizer.all_special_ids))),
-        causal=base.kind == "decoder",
-        pad_id=base.pad,
-        max_length=max_length,
-    )
-    inputs, labels, kept = result.inputs.numpy(), result.labels.numpy(), result.mask.numpy()
-    return {item: (inputs[row][kept[row]], labels[row][kept[row]]) for row, item in enumerate(items)}
 
 
 class Stepper:

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._figures import write_figures
+    from ._fitting import write_fitting_report
     from ._page import write_plan_report, write_report
 
-__all__ = ["write_figures", "write_plan_report", "write_report"]
+__all__ = ["write_figures", "write_fitting_report", "write_plan_report", "write_report"]
 
-_HOME = {"write_figures": "._figures", "write_plan_report": "._page", "write_report": "._page"}
+_HOME = {
+    "write_figures": "._figures",
+    "write_fitting_report": "._fitting",
+    "write_plan_report": "._page",
+    "write_report": "._page",
+}
 
 
 def __getattr__(name: str) -> Any:
