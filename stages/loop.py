@@ -312,7 +312,7 @@ class StageLoop:
         if task > self._hopeless and math.isfinite(task):
             what = f"the task loss {task:.4g} is far worse than guessing"
         raise TrainingError(
-            f"Stage {self.stage + 1}, step {self.done + 1}: {what}; {good}: lower train.lr or set "
+            f"Stage {self.stage + 1}, step {self.done + 1}: {what}; {good}: lower train.lr or "
             "train.grad_clip, then train anew into another folder."
         )
 

@@ -241,6 +241,7 @@ def _freeze(model: Any, tokenizer: Any, name: str, task: Any, device: torch.devi
     backbone = model.base_model if task == "lm" else model
     if task == "lm" and (backbone is model or model.get_output_embeddings() is None):
         raise ModelError(f"{name}: no language-model head found; choose a causal language model.")
+    _check_weights(model, name)
     model.requires_grad_(False)
     model.eval()
     model.to(device)
@@ -286,6 +287,17 @@ def _freeze(model: Any, tokenizer: Any, name: str, task: Any, device: torch.devi
     if task == "lm":
         _check_head(base)
     return base
+
+
+def _check_weights(model: Any, name: str) -> None:
+    """Refuse weights that are no numbers: each check to come would blame something else for them."""
+    for tensor, weight in model.named_parameters():
+        # One pass over memory; a NaN is its own least and largest.
+        if weight.is_floating_point() and weight.numel() and not all(bool(v.isfinite()) for v in weight.aminmax()):
+            raise ModelError(
+                f"{name}: {tensor} holds values that are no finite numbers; get the weights anew, or choose another "
+                "precision if they overflowed in this one."
+            )
 
 
 def _causal(model: Any) -> bool:

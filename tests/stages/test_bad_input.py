@@ -127,6 +127,22 @@ def test_targets_that_match_nothing_are_said_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("tensor", ["model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_damaged_weights_are_named_before_anything_is_written(
+    tensor: str, value: float, toy_corpora: Path, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_llama_dir, tmp_path / "damaged")
+    weights = load_file(tmp_path / "damaged" / "model.safetensors")
+    weights[tensor][-1, 0] = value  # of the embedding: a row that most texts never look at
+    save_file(weights, tmp_path / "damaged" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"{tensor} holds values that are no finite numbers; get the weights anew"):
+        go(toy_corpora, tmp_path / "damaged", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_compiling_on_a_cpu_is_refused_with_the_reason(toy_corpora: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.compile: not on a CPU.*set it to false"):
         go(toy_corpora, tiny_llama_dir, tmp_path / "run", compile=True)
