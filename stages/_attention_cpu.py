@@ -1,11 +1,11 @@
 """Causal attention of documents that lie back to back, on a CPU: each is a view, nothing is gathered or padded.
 
-PyTorch's own kernels compute whole squares of up to 512 keys, and backward in bf16 is slower than in fp32. With a
-compiler and AVX-512 the loops of :mod:`._kernels_attention` are used, but for bf16's forward, where AMX is faster
-still.
+PyTorch's own kernels compute whole squares of up to 512 keys, and backward in bf16 is slower than in fp32. Where there
+are a compiler and AMX, tile registers do it (:mod:`._attention_tiles`), rotary positions included; with AVX-512 alone
+the loops of :mod:`._kernels_attention`, but for bf16's forward, which stays PyTorch's.
 
-That product is compiled anew for each shape it meets (a millisecond each time), so a document's view is then rounded up
-to a multiple of 32 tokens: what follows it is behind the causal edge.
+PyTorch's products in bf16 are compiled anew for each shape they meet (a millisecond each time), so a document's view is
+then rounded up to a multiple of 32 tokens: what follows it is behind the causal edge.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .._compile import have_compiler
+from . import _attention_tiles as tiles
 
 __all__ = ["documents_attention", "rotated_attention"]
 
@@ -54,18 +55,30 @@ def _compilable(query: Tensor, key: Tensor, value: Tensor, scale: float) -> bool
     return alike and scale > 0 and _have_kernels()
 
 
+def _tiled(query: Tensor, key: Tensor, value: Tensor, scale: float) -> bool:
+    """Whether they may run in tile registers."""
+    return _compilable(query, key, value, scale) and tiles.takes(query)
+
+
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """(1, heads, N, d) → (N, heads, d), contiguous."""
+    return [t[0].transpose(0, 1).contiguous() for t in tensors]
+
+
 def _forward(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float) -> tuple[Tensor, Tensor]:
     """From (1, heads, N, d): the outputs (1, N, heads, d), and the log-sums of the weights (1, heads, N)."""
     _, heads, n, dim = query.shape
     groups = heads // key.shape[1]
+    if _tiled(query, key, value, scale):
+        rows, sums = tiles.forward(_rows(query, key, value), (), lengths, scale)
+        return rows[None], sums[None]
     # Heads lie beside each other, as the layer after this wants them.
     out = query.new_empty(1, n, heads, dim)
     total = query.new_empty(1, heads, n, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
     if query.device.type == "meta":
         return out, total
     if query.dtype == torch.float32 and _compilable(query, key, value, scale):
-        rows = [t[0].transpose(0, 1).contiguous() for t in (query, key, value)]
-        _compiled("forward", [*rows, out[0], total[0]], lengths, scale)
+        _compiled("forward", [*_rows(query, key, value), out[0], total[0]], lengths, scale)
         return out, total
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     target = out.transpose(1, 2)
@@ -88,13 +101,15 @@ def _backward(
     scale: float,
 ) -> list[Tensor]:
     """Gradients of query, key and value, (1, heads, N, d) with heads beside each other in memory."""
+    if _tiled(query, key, value, scale):
+        held = [*_rows(query, key, value), out[0].contiguous(), total[0].contiguous()]
+        return [t.transpose(0, 1)[None] for t in tiles.backward(grad[0].contiguous(), held, (), lengths, scale)]
     result = [torch.empty_like(t.transpose(1, 2).contiguous()).transpose(1, 2) for t in (query, key, value)]
     if query.device.type == "meta":
         return result
     if query.dtype != torch.float64 and _compilable(query, key, value, scale):
-        rows = [t[0].transpose(0, 1).contiguous() for t in (query, key, value)]
         d_query, d_key, d_value = (t[0].transpose(0, 1) for t in result)
-        parts = [*rows, out[0].contiguous(), total[0].contiguous()]
+        parts = [*_rows(query, key, value), out[0].contiguous(), total[0].contiguous()]
         _compiled("backward", parts, lengths, scale, grad[0].contiguous(), d_query, d_key, d_value)
         return result
     _backward_torch(grad.contiguous(), query, key, value, out, total, lengths, scale, result)
@@ -128,10 +143,6 @@ def _compiled(name: str, tensors: Sequence[Tensor], lengths: Sequence[int], scal
     from ._fused import arrays, share
 
     query, key = tensors[0], tensors[1]
-    starts = np.cumsum([0, *lengths[:-1]])
-    # The longest first, dealt out in turn, so that threads end together.
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    tasks = np.array([(starts[i], lengths[i], head) for i in order for head in range(key.shape[1])], dtype=np.int64)
     room = kernels.workspace(max(lengths), query.shape[2])
     first, rest = arrays(*tensors), arrays(*whole)
 
@@ -139,7 +150,7 @@ def _compiled(name: str, tensors: Sequence[Tensor], lengths: Sequence[int], scal
         work = np.empty(room, dtype=np.float32)
         getattr(kernels, name)(part, *first[:3], np.float32(scale), *first[3:], work, *rest)
 
-    share(run, tasks, sum(length * length for length in lengths) * query.shape[1])
+    share(run, tiles.tasks_of(lengths, key.shape[1]), sum(length * length for length in lengths) * query.shape[1])
 
 
 class _Documents(torch.autograd.Function):
@@ -159,7 +170,7 @@ class _Documents(torch.autograd.Function):
 
 
 class _Rotated(torch.autograd.Function):
-    """As above, from (N, heads, d), with rotary positions applied first."""
+    """As above, from (N, heads, d), with rotary positions applied first, or within where tile registers do it."""
 
     @staticmethod
     def forward(
@@ -172,17 +183,27 @@ class _Rotated(torch.autograd.Function):
         lengths: tuple[int, ...],
         scale: float,
     ) -> Tensor:
+        ctx.lengths, ctx.scale = lengths, scale
+        ctx.within = _tiled(query, key, value, scale) and tiles.turns(query, cos, sin)
+        if ctx.within:
+            given = [t.contiguous() for t in (query, key, value)]
+            rows, sums = tiles.forward(given, (cos, sin), lengths, scale)
+            ctx.save_for_backward(*given, rows, sums, cos, sin)
+            return rows[None]
         turned = (rotate(query, cos, sin, 1), rotate(key, cos, sin, 1), value)
         q, k, v = (t[None].transpose(1, 2) for t in turned)
         out, total = _forward(q, k, v, lengths, scale)
         ctx.save_for_backward(*turned, out, total, cos, sin)
-        ctx.lengths, ctx.scale = lengths, scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, total, cos, sin = ctx.saved_tensors
+        if ctx.within:
+            held = (query, key, value, out, total)
+            found = tiles.backward(grads[0][0].contiguous(), held, (cos, sin), ctx.lengths, ctx.scale)
+            return (*found, None, None, None, None)
         q, k, v = (t[None].transpose(1, 2) for t in (query, key, value))
         found = _backward(grads[0], q, k, v, out, total, ctx.lengths, ctx.scale)
         dq, dk, dv = (t[0].transpose(0, 1) for t in found)

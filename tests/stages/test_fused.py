@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kinfold.stages import _attention_cpu, _fused
+from kinfold.stages import _attention_cpu, _attention_tiles, _fused
 from kinfold.stages._attention_cpu import documents_attention, rotate
 from kinfold.stages._bank_ops import GroupPlan, banked_linear
 from kinfold.stages._fused import _Gate, _Norm, fuse
@@ -193,14 +193,16 @@ def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("way", ["tiles", "vectors", "PyTorch"])
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 2e-6), (torch.bfloat16, 5e-3)], ids=str
 )
 def test_document_attention_equals_the_formula(
-    dtype: torch.dtype, bound: float, compiled: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, bound: float, way: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not compiled:
+    if way == "vectors":
+        monkeypatch.setattr(_attention_tiles, "takes", lambda query: False)
+    if way == "PyTorch":
         monkeypatch.setattr(_attention_cpu, "have_compiler", lambda: False)
     monkeypatch.setattr(_fused, "_LEAST", 1)
     torch.set_num_threads(threads)
