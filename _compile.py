@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 from ._files import user_cache
 
-__all__ = ["have_compiler", "kernel"]
+__all__ = ["have_compiler", "inner", "kernel"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @cache
@@ -51,6 +53,21 @@ def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     finally:
         config.CACHE_DIR = given
     return compiled
+
+
+def inner(function: _F) -> _F:
+    """A function that kernels call: compiled, and always put in by LLVM. As it is where there is no compiler.
+
+    Never numba's bare `register_jitable`: where LLVM does not put such a function in, the process that compiles calls
+    it by its name, finds the function as it was compiled for itself, and not the copy that was optimised along with the
+    kernel, which is all that a process has that loads the kernel from the cache. Sums then differ in the last bit.
+    """
+    if not have_compiler():
+        return function
+    from numba.extending import register_jitable
+
+    made: _F = register_jitable(forceinline=True)(function)
+    return made
 
 
 def _state_of_helpers(function: Callable[..., Any]) -> tuple[str, ...]:
