@@ -60,6 +60,10 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         _sync_folder(target.parent)
+    except OSError as fault:
+        if fault.filename is None:  # a write names no file when the disk is full
+            fault.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

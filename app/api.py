@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -257,6 +258,13 @@ def train(
         replanner = make_replanner(
             made, opened, model=os.fspath(model), relations=known, config=config, seed=seed, progress=progress
         )
+
+    def keep() -> None:
+        if known is not None:
+            known.save(out)
+        if config is not None:
+            write_text(out / "config.yaml", dump_yaml(absolute(config)))
+
     try:
         result = run(
             made,
@@ -271,14 +279,14 @@ def train(
             allow_changed=allow_changed,
             replanner=replanner,
         )
-        ours = True
-    finally:
-        # Also when training was interrupted: the run can then be looked at and resumed with all that belongs to it.
+    except BaseException:
+        # What belongs to the run stays with it; on a full disk this fails as well, and is not what must be told.
         if ours and not dry_run and (out / "run.json").exists():
-            if known is not None:
-                known.save(out)
-            if config is not None:
-                write_text(out / "config.yaml", dump_yaml(absolute(config)))
+            with contextlib.suppress(OSError):
+                keep()
+        raise
+    if not dry_run:
+        keep()
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from kinfold.app._given import given_plan
 from kinfold.app.cli import app
 from kinfold.app.config import resolve
 from kinfold.app.tables import accuracy_table, dry_run_views, explain_table, solvers_table
-from kinfold.errors import ConfigError, InputTypeError, RunError
+from kinfold.errors import ConfigError, InputTypeError, RunError, TrainingError
 from kinfold.metrics import Relations
 from kinfold.partition import Plan
 from kinfold.stages import DryRun
@@ -191,6 +192,25 @@ def test_the_python_api_refuses_politely(flow: Path, tmp_path: Path) -> None:
         kinfold.report(tmp_path)
     with pytest.raises(InputTypeError, match="corpora="):
         kinfold.measure(3)  # type: ignore[arg-type]
+
+
+def test_a_full_disk_is_told_by_the_training_it_stopped(
+    flow: Path, tmp_path: Path, toy_corpora: Path, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept beside a stopped run cannot be written either then, and must not hide where training stood."""
+
+    def stopped(*words: Any, out: Path, **options: Any) -> Any:
+        out.mkdir()
+        (out / "run.json").write_text("{}")
+        raise TrainingError(f"{out}: cannot be written (No space left on device); the last good checkpoint is ...")
+
+    def full(*words: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kinfold.stages, "train", stopped)
+    monkeypatch.setattr(Relations, "save", full)
+    with pytest.raises(TrainingError, match="the last good checkpoint is"):
+        kinfold.train(flow / "plan.json", toy_corpora, model=tiny_llama_dir, out=tmp_path / "run")
 
 
 def test_affinity_shows_whether_it_agrees_with_itself(tmp_path: Path, toy_labelled: Path) -> None:
