@@ -99,10 +99,8 @@ def measure(
         Folder for `relations.npz` and `relations.json`; None writes nothing.
     settings
         A :class:`~kinfold.metrics.MeasureSettings` or a mapping of some of its fields.
-    seed
-        Seed of every sample and bootstrap draw.
-    progress
-        Where to report.
+    seed, progress
+        Seed of every sample and bootstrap draw; where to report.
     **overrides
         Single fields of the settings, such as `bootstrap=200`.
     """
