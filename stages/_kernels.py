@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
-from .._compile import kernel
+from .._compile import inner, kernel
 
 __all__ = ["gate", "gate_back", "norm", "norm_back", "rotate"]
 
@@ -44,11 +44,12 @@ def is_half(kind: Any) -> bool:
 
 
 widened = lambda value: np.uint32(np.uint32(value) << sixteen).view(np.float32)  # noqa: E731
-overload(load)(lambda value: widened if is_half(value) else lambda value: value)
-overload(store)(lambda value, like: rounded if is_half(like) else lambda value, like: value)
+always = {"forceinline": True}  # as `inner`
+overload(load, jit_options=always)(lambda value: widened if is_half(value) else lambda value: value)
+overload(store, jit_options=always)(lambda value, like: rounded if is_half(like) else lambda value, like: value)
 
 
-@register_jitable
+@inner
 def exponential(x: Any) -> Any:
     # exp(x) = 2^k · e^r with |r| ≤ ln 2 / 2: a polynomial and an exponent, so that many go at once. x in [-87, 87].
     k = np.floor(x * np.float32(1.4426950408889634) + half)
@@ -63,7 +64,7 @@ def exponential(x: Any) -> Any:
     return e * np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@register_jitable
+@inner
 def sigmoid(x: Any) -> Any:
     return one / (one + exponential(min(max(-x, lowest), np.float32(87.0))))
 
@@ -94,8 +95,8 @@ def _norm(x: Any, weight: Any, eps: Any, out: Any, scale: Any) -> None:
         scale[i] = r
         for j in range(width):
             # Rounded before the weight, as the model's own norm does.
-            inner = load(store(load(x[i, j]) * r, x[i, j]))
-            out[i, j] = store(load(weight[j]) * inner, out[i, j])
+            unit = load(store(load(x[i, j]) * r, x[i, j]))
+            out[i, j] = store(load(weight[j]) * unit, out[i, j])
 
 
 def _norm_back(d: Any, x: Any, weight: Any, scale: Any, out: Any) -> None:

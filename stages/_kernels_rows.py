@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from .._compile import kernel
+from .._compile import inner, kernel
 from ._kernels import FASTMATH, exponential, load, lowest, one, store
 
 __all__ = ["cross_entropy", "divergence", "weigh"]
@@ -20,7 +19,7 @@ zero = np.float32(0.0)
 sign, magnitude = np.int32(31), np.int32(0x7FFFFFFF)
 
 
-@register_jitable
+@inner
 def ordered(value: Any) -> Any:
     # Bits of a float as an integer that sorts as the float does: a maximum of integers goes many at once, one of
     # floats that might be NaN does not. A positive NaN sorts above all, so it is seen. The inverse of itself.
@@ -28,7 +27,7 @@ def ordered(value: Any) -> Any:
     return np.int32(bits ^ np.int32(np.int32(bits >> sign) & magnitude))
 
 
-@register_jitable
+@inner
 def top_of(row: Any, count: Any, width: Any) -> Any:
     top = np.int32(-(2**31))
     for j in range(width):
@@ -38,7 +37,7 @@ def top_of(row: Any, count: Any, width: Any) -> Any:
     return np.int32(top ^ np.int32(np.int32(top >> sign) & magnitude)).view(np.float32)
 
 
-@register_jitable
+@inner
 def weigh(row: Any, count: Any, scale: Any) -> Any:
     """exp(scale · (row − maximum)) in place over the first `count`, 0 behind; the maximum and the sum."""
     # Whole lanes of sixteen, masked: a remainder done one by one would cost as much as the rest.
