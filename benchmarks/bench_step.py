@@ -33,7 +33,7 @@ import transformers
 from _common import peak_memory, record, table
 from _step_ways import Run, make_model, stepper, stepping
 from bench_engine import body_of, finish, forward_loss, lora_config, optimiser_of, ratio
-from kinfold.stages import _bank_ops, _split
+from kinfold.stages import _linear, _lowrank
 from kinfold.stages._heap import kept_memory
 from kinfold.stages.bank import LoraBank
 from kinfold.stages.losses import _chunked
@@ -208,22 +208,25 @@ def bench_terms(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def split_products() -> Iterator[Counter[Any]]:
-    """Shapes of the products that go by planes of bf16, which no dispatcher sees."""
+    """Shapes of the products that go by planes of bf16, which no dispatcher sees, without updates."""
     seen: Counter[Any] = Counter()
 
     def counted(x: Tensor, weight: Tensor, *, transposed: bool = False, out: Tensor | None = None) -> Tensor:
-        if _split._takes(x, weight):
+        if _linear.takes(x, weight):
             seen[tuple(x.shape), tuple(weight.shape), transposed] += 1
         return product(x, weight, transposed=transposed, out=out)
 
-    product, rooms = _split.product, (_bank_ops, _chunked)
-    for room in rooms:
-        room.product = counted
+    def layer(x: Tensor, weight: Tensor, *others: Any, transposed: bool, only_thin: bool) -> tuple[Tensor, Tensor]:
+        if not only_thin:
+            seen[tuple(x.shape), tuple(weight.shape), transposed] += 1
+        return linear(x, weight, *others, transposed=transposed, only_thin=only_thin)
+
+    product, linear = _linear.product, _linear.linear
+    _chunked.product, _lowrank.linear = counted, layer
     try:
         yield seen
     finally:
-        for room in rooms:
-            room.product = product
+        _chunked.product, _lowrank.linear = product, linear
 
 
 class _Products(TorchDispatchMode):
@@ -272,7 +275,7 @@ def bench_floor(args: argparse.Namespace) -> dict[str, Any]:
                     torch.mm(a, b, out=out)
             for a, b, transposed, out, count in planes:
                 for _ in range(count):
-                    _split.product(a, b, transposed=transposed, out=out)
+                    _linear.product(a, b, transposed=transposed, out=out)
 
         # The compiled thin products are not seen.
         groups = {kind: entries for kind, entries in groups.items() if entries or (kind == "frozen weights" and split)}

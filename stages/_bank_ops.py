@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._split import product
+from ._linear import product
 
 __all__ = ["GroupPlan", "banked_linear", "base_product"]
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from ._linear import drop_scratch
+
 __all__ = ["kept_memory"]
 
 # From malloc.h: the parameters of mallopt.
@@ -51,6 +53,7 @@ def kept_memory(*, wanted: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
+        drop_scratch()
         for name, value in _USUAL:
             library.mallopt(name, value)
         library.malloc_trim(0)

@@ -15,9 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from .._compile import kernel
+from .._compile import inner, kernel
 from . import _kernels_tiles as tiles
 
 __all__ = ["down", "outer", "room", "up"]
@@ -47,7 +46,7 @@ def room(width: int, rank: int) -> int:
     return 64 + zeros + max(sums + tail + packed, 1024 + turned + strip + total)
 
 
-@register_jitable
+@inner
 def row_of(stacks: Any, ranks: Any, group: Any, row: Any, width: Any, nothing: Any) -> Any:
     """Address of one fp32 row of a group's factors; `nothing` beyond the last."""
     for place in range(ranks.size):
@@ -57,7 +56,7 @@ def row_of(stacks: Any, ranks: Any, group: Any, row: Any, width: Any, nothing: A
     return nothing
 
 
-@register_jitable
+@inner
 def blank(work: Any, start: Any, stop: Any) -> None:
     for i in range(start, stop):
         work[i] = np.uint8(0)
@@ -107,7 +106,7 @@ def _down(
     release()
 
 
-@register_jitable
+@inner
 def copy(work: Any, offset: Any, source: Any, size: Any) -> None:
     """Bytes from an address into the scratch, 64 at a time (sizes are multiples of that)."""
     for i in range(0, size, 64):

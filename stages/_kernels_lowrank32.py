@@ -1,99 +1,26 @@
-"""The three thin products of grouped low-rank updates in fp32, by vector registers (AVX-512).
+"""The factors' gradients of grouped low-rank updates in fp32, by vector registers (AVX-512).
 
-What :mod:`._kernels_lowrank` does in bf16, with the same arguments; here thin intermediates are fp32 as well.
+What the last loop of :mod:`._kernels_lowrank` does in bf16, with the same arguments; thin
+intermediates are fp32 as well.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba.extending import register_jitable
-
 from .._compile import kernel
 from ._kernels_attention import one_tile
-from ._kernels_lowrank import STRIP, blank, move, row_of, scale, transpose
+from ._kernels_lowrank import STRIP, blank, move, row_of, scale
 
-__all__ = ["down", "outer", "room", "up"]
+__all__ = ["outer", "room"]
 
-_ROWS = 8  # of a tile of sums
+STRIPS = 8  # of 32 columns that are copied at a time
+APART = 128 * STRIP + 128  # bytes from one to the next
 
 
 def room(width: int, rank: int) -> int:
-    """Bytes of scratch that any of the loops needs."""
-    zeros, tails, packed = 4 * width, 2 * 4 * _ROWS * max(width, rank), 8 * width * rank
-    return 64 + zeros + tails + packed
-
-
-@register_jitable
-def copy_rows(out: Any, source: Any, rows: Any, size: Any) -> None:
-    """Rows of `size` bytes, a multiple of 64, back to back on both sides."""
-    for i in range(0, rows * size, 64):
-        move(out + i, source + i)
-
-
-def _down(
-    segments: Any, x: Any, width: Any, stacks: Any, ranks: Any, rank: Any, h: Any, work: Any, shapes: Any
-) -> None:
-    base = (work.ctypes.data + 63) // 64 * 64
-    head = base - work.ctypes.data
-    nothing, left_tail = base, base + 4 * width
-    out_tail = left_tail + 4 * 8 * width
-    lines = out_tail + 4 * 8 * rank
-    packed = lines + 4 * width * rank
-    blank(work, head, head + 4 * width)
-    before = -1
-    for s in range(len(segments)):
-        group, start, count = segments[s, 0], segments[s, 1], segments[s, 2]
-        if group != before:
-            before = group
-            for r in range(rank):
-                copy_rows(lines + 4 * r * width, row_of(stacks, ranks, group, r, width, nothing), 1, 4 * width)
-            for r in range(0, rank, 16):
-                for c in range(0, width, 16):
-                    transpose(lines + 4 * (r * width + c), 4 * width, packed + 4 * (c * rank + r), 4 * rank)
-        for i in range(0, count, 8):
-            rows = min(8, count - i)
-            left, out = x + 4 * (start + i) * width, h + 4 * (start + i) * rank
-            if rows < 8:
-                copy_rows(left_tail, left, rows, 4 * width)
-                left = left_tail
-            target = out if rows == 8 else out_tail
-            for r in range(0, rank, 32):
-                one_tile(target + 4 * r, left, packed + 4 * r, width, width, 1, rank, rank, 0)
-            if rows < 8:
-                copy_rows(out, out_tail, rows, 4 * rank)
-
-
-def _up(
-    segments: Any, h: Any, rank: Any, stacks: Any, ranks: Any, alpha: Any, width: Any, y: Any, work: Any, shapes: Any
-) -> None:
-    base = (work.ctypes.data + 63) // 64 * 64
-    head = base - work.ctypes.data
-    nothing, left_tail = base, base + 4 * width
-    out_tail = left_tail + 4 * 8 * rank
-    packed = out_tail + 4 * 8 * width
-    blank(work, head, head + 4 * width)
-    before = -1
-    for s in range(len(segments)):
-        group, start, count = segments[s, 0], segments[s, 1], segments[s, 2]
-        if group != before:
-            before = group
-            for r in range(rank):
-                source = row_of(stacks, ranks, group, r, width, nothing)
-                for c in range(0, width, 16):
-                    scale(packed + 4 * (r * width + c), source + 4 * c, alpha, 0)
-        for i in range(0, count, 8):
-            rows = min(8, count - i)
-            left, out = h + 4 * (start + i) * rank, y + 4 * (start + i) * width
-            if rows < 8:
-                copy_rows(left_tail, left, rows, 4 * rank)
-                copy_rows(out_tail, out, rows, 4 * width)
-                left = left_tail
-            target = out if rows == 8 else out_tail
-            for c in range(0, width, 32):
-                one_tile(target + 4 * c, left, packed + 4 * c, rank, rank, 1, width, width, 1)
-            if rows < 8:
-                copy_rows(out, out_tail, rows, 4 * width)
+    """Bytes of scratch that the loop needs."""
+    return 64 + 4 * width + APART * STRIPS + 4 * width * rank
 
 
 def _outer(
@@ -102,18 +29,27 @@ def _outer(
 ) -> None:  # fmt: skip
     base = (work.ctypes.data + 63) // 64 * 64
     head = base - work.ctypes.data
-    nothing, sums = base, base + 4 * width
+    nothing, strips = base, base + 4 * width
+    sums = strips + APART * STRIPS
     blank(work, head, head + 4 * width)
     trained, line = ranks.sum(), end - begin
     for s in range(len(segments)):
         group, first_row, all_rows = segments[s, 0], segments[s, 1], segments[s, 2]
         for passed in range(0, all_rows, STRIP):
             start, count = first_row + passed, min(STRIP, all_rows - passed)
-            for c in range(0, line, 32):
-                for r in range(0, trained, 8):
-                    out, left = sums + 4 * (line * r + c), h + 4 * (start * rank + r)
-                    right = x + 4 * (start * width + begin + c)
-                    one_tile(out, left, right, count, 1, rank, width, line, passed)
+            for part in range(0, line, 32 * STRIPS):
+                end_of = min(line, part + 32 * STRIPS)
+                # Columns of 32 back to back: rows a power of two apart would meet in a few sets of the cache.
+                for row in range(count):
+                    source = x + 4 * ((start + row) * width + begin + part)
+                    for c in range(0, end_of - part, 32):
+                        at = strips + c // 32 * APART + 128 * row
+                        move(at, source + 4 * c)
+                        move(at + 64, source + 4 * c + 64)
+                for c in range(part, end_of, 32):
+                    for r in range(0, trained, 8):
+                        out, left = sums + 4 * (line * r + c), h + 4 * (start * rank + r)
+                        one_tile(out, left, strips + (c - part) // 32 * APART, count, 1, rank, 32, line, passed)
         for r in range(trained):
             out = row_of(stacks, ranks, group, r, width, nothing) + 4 * begin
             add = 1 if common and s > 0 and r < ranks[0] else 0
@@ -121,6 +57,4 @@ def _outer(
                 scale(out + 4 * c, sums + 4 * (line * r + c), alpha, add)
 
 
-down = kernel(_down, error_model="numpy")
-up = kernel(_up, error_model="numpy")
 outer = kernel(_outer, error_model="numpy")

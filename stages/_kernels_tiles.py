@@ -21,17 +21,20 @@ __all__ = [
     "accumulate",
     "clear",
     "configure",
+    "fetch",
     "interleave",
     "interleave_narrow",
     "keep",
     "move",
     "multiply",
     "narrow",
+    "narrow_both",
     "recall",
     "release",
     "scale",
     "six",
     "split",
+    "split_both",
     "transpose",
 ]
 
@@ -75,7 +78,7 @@ TILES = _shapes()
 def _call(builder: Any, name: str, *arguments: Any) -> None:
     insert: Any = cgutils.get_or_insert_function
     kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-    builder.call(insert(builder.module, kind, f"llvm.x86.{name}"), arguments)
+    builder.call(insert(builder.module, kind, f"llvm.{name}"), arguments)
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -103,6 +106,20 @@ def _halves(builder: Any, values: Any) -> Any:
     return builder.bitcast(builder.fptrunc(values, ir.VectorType(_HalfType(), _LANES)), _HALVES)
 
 
+def _widened(builder: Any, halves: Any) -> Any:
+    """bf16, as 16-bit integers, to fp32."""
+    return builder.bitcast(builder.shl(builder.zext(halves, _WORDS), _all(16)), _FLOATS)
+
+
+def _both(builder: Any, address: Any) -> list[Any]:
+    return [_load(builder, place, _FLOATS) for place in (address, _past(builder, address, 64))]
+
+
+def _beside(builder: Any, low: Any, high: Any) -> Any:
+    places = ir.Constant(ir.VectorType(_WORD, 2 * _LANES), list(range(2 * _LANES)))
+    return builder.shuffle_vector(low, high, places)
+
+
 def _paired(builder: Any, low: Any, high: Any) -> Any:
     """Two rows of 16-bit integers as words."""
     return builder.or_(builder.zext(low, _WORDS), builder.shl(builder.zext(high, _WORDS), _all(16)))
@@ -121,13 +138,13 @@ def _steps(arguments: Any, code: Callable[..., None]) -> Any:
 @intrinsic
 def configure(typing: Any, shapes: Any) -> Any:
     """Take the tile registers, with the shapes at this address."""
-    return _steps([types.intp], lambda b, at: _call(b, "ldtilecfg", _at(b, at, _BYTE)))
+    return _steps([types.intp], lambda b, at: _call(b, "x86.ldtilecfg", _at(b, at, _BYTE)))
 
 
 @intrinsic
 def release(typing: Any) -> Any:
     """Give the tile registers back."""
-    return _steps([], lambda b: _call(b, "tilerelease"))
+    return _steps([], lambda b: _call(b, "x86.tilerelease"))
 
 
 @intrinsic
@@ -136,7 +153,7 @@ def clear(typing: Any) -> Any:
 
     def code(b: Any) -> None:
         for tile in range(4):
-            _call(b, "tilezero", _BYTE(tile))
+            _call(b, "x86.tilezero", _BYTE(tile))
 
     return _steps([], code)
 
@@ -147,9 +164,9 @@ def multiply(typing: Any, left: Any, lower: Any, stride: Any, right: Any, furthe
 
     def code(b: Any, left: Any, lower: Any, stride: Any, right: Any, further: Any) -> None:
         for tile, at, step in ((4, left, stride), (6, right, _LONG(64)), (7, further, _LONG(64)), (5, lower, stride)):
-            _call(b, "tileloadd64", _BYTE(tile), _at(b, at, _BYTE), step)
+            _call(b, "x86.tileloadd64", _BYTE(tile), _at(b, at, _BYTE), step)
         for total, one, two in ((0, 4, 6), (1, 4, 7), (2, 5, 6), (3, 5, 7)):
-            _call(b, "tdpbf16ps", _BYTE(total), _BYTE(one), _BYTE(two))
+            _call(b, "x86.tdpbf16ps", _BYTE(total), _BYTE(one), _BYTE(two))
 
     return _steps([types.intp] * 5, code)
 
@@ -165,7 +182,7 @@ def six(typing: Any, left: Any, right: Any) -> Any:
         def take(tiles: tuple[int, int], place: Any, plane: int) -> None:
             for half, tile in enumerate(tiles):
                 at = _past(b, place, 2048 * plane + 1024 * half)
-                _call(b, "tileloadd64", _BYTE(tile), _at(b, at, _BYTE), _LONG(64))
+                _call(b, "x86.tileloadd64", _BYTE(tile), _at(b, at, _BYTE), _LONG(64))
 
         # In this order only one plane is read twice; small products come first.
         held = {"left": -1, "right": -1}
@@ -176,7 +193,7 @@ def six(typing: Any, left: Any, right: Any) -> Any:
                 take((6, 7), right, two)
             held = {"left": one, "right": two}
             for total, row, column in ((0, 4, 6), (1, 4, 7), (2, 5, 6), (3, 5, 7)):
-                _call(b, "tdpbf16ps", _BYTE(total), _BYTE(row), _BYTE(column))
+                _call(b, "x86.tdpbf16ps", _BYTE(total), _BYTE(row), _BYTE(column))
 
     return _steps([types.intp] * 2, code)
 
@@ -184,13 +201,13 @@ def six(typing: Any, left: Any, right: Any) -> Any:
 @intrinsic
 def keep(typing: Any, out: Any, stride: Any) -> Any:
     """Write the sums, 32 rows of 32 fp32, rows `stride` bytes apart."""
-    return _steps([types.intp] * 2, lambda b, out, stride: _quarters(b, "tilestored64", out, stride))
+    return _steps([types.intp] * 2, lambda b, out, stride: _quarters(b, "x86.tilestored64", out, stride))
 
 
 @intrinsic
 def recall(typing: Any, source: Any, stride: Any) -> Any:
     """Take sums that were written by `keep`, to add to them."""
-    return _steps([types.intp] * 2, lambda b, source, stride: _quarters(b, "tileloadd64", source, stride))
+    return _steps([types.intp] * 2, lambda b, source, stride: _quarters(b, "x86.tileloadd64", source, stride))
 
 
 def _quarters(b: Any, what: str, place: Any, stride: Any) -> None:
@@ -206,9 +223,48 @@ def move(typing: Any, out: Any, source: Any) -> Any:
 
 
 @intrinsic
+def fetch(typing: Any, source: Any) -> Any:
+    """Have the line of the cache at this address ready in the second level."""
+
+    def code(b: Any, source: Any) -> None:
+        _call(b, "prefetch", _at(b, source, _BYTE), _WORD(0), _WORD(2), _WORD(1))
+
+    return _steps([types.intp], code)
+
+
+@intrinsic
 def narrow(typing: Any, source: Any, out: Any) -> Any:
     """16 fp32 to 16 bf16."""
     return _steps([types.intp] * 2, lambda b, at, out: _store(b, _halves(b, _load(b, at, _FLOATS)), out))
+
+
+@intrinsic
+def narrow_both(typing: Any, source: Any, out: Any) -> Any:
+    """32 fp32 to 32 bf16, a whole line of the cache."""
+
+    def code(b: Any, source: Any, out: Any) -> None:
+        _store(b, _beside(b, *(_halves(b, part) for part in _both(b, source))), out)
+
+    return _steps([types.intp] * 2, code)
+
+
+@intrinsic
+def split_both(typing: Any, source: Any, out: Any, apart: Any) -> Any:
+    """32 fp32 as three times 32 bf16 that add up to them, `apart` bytes between."""
+
+    def code(b: Any, source: Any, out: Any, apart: Any) -> None:
+        rest = _both(b, source)
+        for place in range(3):
+            # The nearest bf16, ties away from zero; what is left in the end is one as it is. NaN stays in one of them.
+            whole = [b.bitcast(half, _WORDS) for half in rest]
+            if place < 2:
+                whole = [b.and_(b.add(half, _all(0x8000)), _all(-0x10000)) for half in whole]
+                rest = [b.fsub(half, b.bitcast(part, _FLOATS)) for half, part in zip(rest, whole, strict=True)]
+            upper = ir.Constant(ir.VectorType(_WORD, 2 * _LANES), list(range(1, 4 * _LANES, 2)))
+            pairs = [b.bitcast(half, ir.VectorType(ir.IntType(16), 2 * _LANES)) for half in whole]
+            _store(b, b.shuffle_vector(*pairs, upper), b.add(out, b.mul(apart, _LONG(place))))
+
+    return _steps([types.intp] * 3, code)
 
 
 @intrinsic
@@ -217,11 +273,10 @@ def split(typing: Any, source: Any, first: Any, second: Any, third: Any) -> Any:
 
     def code(b: Any, source: Any, *places: Any) -> None:
         rest = _load(b, source, _FLOATS)
-        for left, place in enumerate(places):
+        for place in places:
             part = _halves(b, rest)
             _store(b, part, place)
-            if left < 2:
-                rest = b.fsub(rest, b.bitcast(b.shl(b.zext(part, _WORDS), _all(16)), _FLOATS))
+            rest = b.fsub(rest, _widened(b, part))
 
     return _steps([types.intp] * 4, code)
 
@@ -273,7 +328,7 @@ def accumulate(typing: Any, out: Any, source: Any, factor: Any) -> Any:
     """Add `factor` times 16 fp32 to 16 bf16, rounded once."""
 
     def code(b: Any, out: Any, source: Any, factor: Any) -> None:
-        before = b.bitcast(b.shl(b.zext(_load(b, out, _HALVES), _WORDS), _all(16)), _FLOATS)
+        before = _widened(b, _load(b, out, _HALVES))
         _store(b, _halves(b, _scaled(b, before, _load(b, source, _FLOATS), factor)), out)
 
     return _steps([types.intp, types.intp, types.float32], code)

@@ -2,17 +2,14 @@
 
 The same operation as in :mod:`._bank_ops`. Its thin products are a tenth of a layer's arithmetic, but as PyTorch's
 products they cost as much as the layer itself: each group's are small, factors are concatenated and cast at each
-call, and a product in bf16 is compiled for every new number of rows. The loops of :mod:`._kernels_lowrank` take all
-groups at once (fp32: of :mod:`._kernels_lowrank32`); their cost hardly depends on how many there are.
+call, and a product in bf16 is compiled for every new number of rows. Here they are compiled loops that take all groups
+at once, so their cost hardly depends on how many there are: in bf16 those of :mod:`._kernels_lowrank` beside PyTorch's
+product with the frozen weight, in fp32 those of :mod:`._kernels_linear`, which do that product as well.
 """
 
 from __future__ import annotations
 
-import ctypes
-import platform
-import sys
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,51 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._compile import have_compiler
+from ._linear import GRAIN, LEAST, Updates, linear
+from ._tiles import have_tiles
 
 if TYPE_CHECKING:
     from ._bank_ops import GroupPlan
 
 __all__ = ["TiledLinear", "have_tiles", "takes"]
 
-_GRAIN = 32  # widths and ranks are multiples of it
 _PIECE = 256  # rows of a task, where several threads share them
-_ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18  # Linux's permission for the tile registers
-
-
-@cache
-def have_tiles() -> bool:
-    """Whether the compiled loops run here and give the right answer: a Linux machine with AMX, and numba."""
-    if not (have_compiler() and sys.platform == "linux" and platform.machine() == "x86_64"):
-        return False
-    try:
-        import llvmlite.binding as llvm  # type: ignore[import-untyped]
-
-        features = llvm.get_host_cpu_features()
-        wanted = ("amx-tile", "amx-bf16", "avx512bf16")
-        if not all(features.get(name) for name in wanted):
-            return False
-        if ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) != 0:
-            return False
-        return _trial()
-    except Exception:  # whatever a system or a compiler objects to, PyTorch's products are there
-        return False
-
-
-def _trial() -> bool:
-    """Two groups of uneven size against plain products."""
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(45, 64, generator=draw).bfloat16()
-    factors = [torch.randn(8, 64, generator=draw) for _ in range(2)]
-    h = _down(x, _table([[f] for f in factors]), np.array([8]), 32, (33, 12))
-    wanted = torch.cat(
-        [part @ f.bfloat16().float().t() for part, f in zip(torch.split(x.float(), [33, 12]), factors, strict=True)]
-    )
-    y = torch.zeros(45, 64, dtype=torch.bfloat16)
-    _up_(y, h, _table([[f] for f in factors]), np.array([8]), 0.5, (33, 12))
-    back = torch.cat([part @ f for part, f in zip(torch.split(wanted, [33, 12]), factors, strict=True)]) / 2
-    errors = [(h[:, :8].float() - wanted).norm() / wanted.norm(), (y.float() - back).norm() / back.norm()]
-    return all(float(error) < 2e-2 for error in errors) and not h[:, 8:].any()
 
 
 def takes(x: Tensor, width: int) -> bool:
@@ -74,8 +35,9 @@ def takes(x: Tensor, width: int) -> bool:
         x.numel() > 0
         and x.dtype in (torch.bfloat16, torch.float32)
         and x.device.type in ("cpu", "meta")  # memory is estimated on the meta device
-        and x.shape[-1] % _GRAIN == 0
-        and width % _GRAIN == 0
+        and x.shape[-1] % GRAIN == 0
+        and width % GRAIN == 0
+        and (x.dtype == torch.bfloat16 or x.numel() // x.shape[-1] >= LEAST)
         and not torch.compiler.is_compiling()
         and have_tiles()
     )
@@ -95,33 +57,19 @@ def _segments(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def _kernels(x: Tensor) -> Any:
-    if x.dtype == torch.float32:
-        from . import _kernels_lowrank32 as exact
-
-        return exact
-    from . import _kernels_lowrank
-
-    return _kernels_lowrank
-
-
-def _scratch(kernels: Any, width: int, rank: int) -> NDArray[np.uint8]:
-    return np.empty(kernels.room(width, rank), dtype=np.uint8)
-
-
 def _down(x: Tensor, table: NDArray[np.int64], ranks: NDArray[np.int64], rank: int, sizes: Sequence[int]) -> Tensor:
     """x_g F_gᵀ: (rows, width) → (rows, rank), zeros beyond the factors there are."""
     h = x.new_empty(x.shape[0], rank)
     if x.device.type == "meta":
         return h
+    from . import _kernels_lowrank as kernels
     from ._fused import share
     from ._kernels_tiles import TILES
 
-    kernels = _kernels(x)
     width = x.shape[1]
 
     def run(part: Any) -> None:
-        work = _scratch(kernels, width, rank)
+        work = np.empty(kernels.room(width, rank), dtype=np.uint8)
         kernels.down(part, x.data_ptr(), width, table, ranks, rank, h.data_ptr(), work, TILES)
 
     share(run, _segments(sizes), x.numel())
@@ -134,14 +82,14 @@ def _up_(
     """y_g += α h_g F_g in place: (rows, rank) into (rows, width)."""
     if y.device.type == "meta":
         return y
+    from . import _kernels_lowrank as kernels
     from ._fused import share
     from ._kernels_tiles import TILES
 
-    kernels = _kernels(y)
     rank, width = h.shape[1], y.shape[1]
 
     def run(part: Any) -> None:
-        work = _scratch(kernels, width, rank)
+        work = np.empty(kernels.room(width, rank), dtype=np.uint8)
         kernels.up(
             part, h.data_ptr(), rank, table, ranks, np.float32(alpha), width, y.data_ptr(), work, TILES
         )  # fmt: skip
@@ -158,19 +106,20 @@ def _outer(h: Tensor, x: Tensor, plan: GroupPlan, like: Sequence[Tensor], sizes:
     if plan.domains:
         own = like[0].new_empty(len(sizes), *like[-1].shape).unbind()
     if x.device.type != "meta":
+        from . import _kernels_lowrank, _kernels_lowrank32
         from ._fused import share
         from ._kernels_tiles import TILES
 
-        kernels = _kernels(x)
+        kernels: Any = _kernels_lowrank32 if x.dtype == torch.float32 else _kernels_lowrank
         table = _table([[*grads, *([own[g]] if plan.domains else [])] for g in range(len(sizes))])
         ranks = np.array([*(g.shape[0] for g in grads), *([like[-1].shape[0]] if plan.domains else [])], dtype=np.int64)
         ends = np.cumsum(sizes)
         segments = np.stack([np.arange(len(sizes)), ends - sizes, sizes], 1)
-        strips = min(torch.get_num_threads(), width // _GRAIN)
-        cuts = [_GRAIN * (width // _GRAIN * place // strips) for place in range(strips + 1)]
+        strips = min(torch.get_num_threads(), width // GRAIN)
+        cuts = [GRAIN * (width // GRAIN * place // strips) for place in range(strips + 1)]
 
         def run(columns: Any) -> None:
-            work = _scratch(kernels, width, h.shape[1])
+            work = np.empty(kernels.room(width, h.shape[1]), dtype=np.uint8)
             for begin, end in columns:
                 kernels.outer(
                     segments, x.data_ptr(), width, begin, end, h.data_ptr(), h.shape[1], np.float32(plan.alpha),
@@ -191,8 +140,33 @@ class _Stacks:
         self.held = [] if frozen is None else [frozen.float()]
         groups = [[*shared, factor, *self.held] for factor in own] if plan.domains else [[*shared, *self.held]]
         self.ranks = np.array([factor.shape[0] for factor in groups[0]], dtype=np.int64)
-        self.rank = -(-int(self.ranks.sum()) // _GRAIN) * _GRAIN
+        self.rank = -(-int(self.ranks.sum()) // GRAIN) * GRAIN
         self.table = _table(groups) if factors[0].device.type != "meta" else np.zeros((1, 1), dtype=np.int64)
+
+
+def _layer(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    down: _Stacks,
+    up: _Stacks,
+    plan: GroupPlan,
+    *,
+    transposed: bool,
+    only_thin: bool = False,
+) -> tuple[Tensor | None, Tensor]:
+    """The frozen layer and its updates α (x_g Fᵀ) U, unless `only_thin`; and the thin products x_g Fᵀ."""
+    from ._bank_ops import base_product
+
+    weight, sizes = weight.to(x.dtype), _sizes(x, plan)
+    if x.dtype == torch.float32:
+        updates = Updates(down.table, up.table, down.ranks, down.rank, plan.alpha, sizes)
+        return linear(x, weight.contiguous(), bias, updates, transposed=transposed, only_thin=only_thin)
+    h = _down(x, down.table, down.ranks, down.rank, sizes)
+    if only_thin:
+        return None, h
+    y = base_product(x, weight, None if bias is None else bias.to(x.dtype), transposed)
+    return _up_(y, h, up.table, up.ranks, plan.alpha, sizes), h
 
 
 class TiledLinear(torch.autograd.Function):
@@ -209,41 +183,32 @@ class TiledLinear(torch.autograd.Function):
         plan: GroupPlan,
         *tensors: Tensor,
     ) -> Tensor:
-        from ._bank_ops import base_product
-
         half = len(tensors) // 2
         x = x.contiguous()  # the first token of each row, say, is not; the loops go by addresses
-        sizes = _sizes(x, plan)
         a, b = _Stacks(tensors[:half], frozen_a, plan), _Stacks(tensors[half:], frozen_b, plan)
-        h = _down(x, a.table, a.ranks, a.rank, sizes)
-        y = base_product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), plan.transposed)
-        _up_(y, h, b.table, b.ranks, plan.alpha, sizes)
+        y, h = _layer(x, weight, bias, a, b, plan, transposed=plan.transposed)
         ctx.plan = plan
         ctx.save_for_backward(x, h, weight, frozen_a, frozen_b, *tensors)
-        return y
+        return y  # type: ignore[return-value]  # asked for
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        from ._bank_ops import base_product
-
         plan: GroupPlan = ctx.plan
         x, h, weight, frozen_a, frozen_b, *tensors = ctx.saved_tensors
-        half, sizes = len(tensors) // 2, _sizes(x, plan)
+        half, sizes, wanted = len(tensors) // 2, _sizes(x, plan), ctx.needs_input_grad[0]
         grad_y = grad_outputs[0].contiguous()
         a, b = _Stacks(tensors[:half], frozen_a, plan), _Stacks(tensors[half:], frozen_b, plan)
-        grad_h = _down(grad_y, b.table, b.ranks, b.rank, sizes)
-        grad_x: Tensor | None = None
-        if ctx.needs_input_grad[0]:
-            grad_x = base_product(grad_y, weight.to(x.dtype), None, not plan.transposed)
-            _up_(grad_x, grad_h, a.table, a.ranks, plan.alpha, sizes)
+        grad_x, grad_h = _layer(
+            grad_y, weight, None, b, a, plan, transposed=not plan.transposed, only_thin=not wanted
+        )  # fmt: skip
         grads: list[Tensor | None] = [None] * len(tensors)
         if any(ctx.needs_input_grad[6:]):
             grads = [
                 *_outer(grad_h, x, plan, tensors[:half], sizes),
                 *_outer(h, grad_y, plan, tensors[half:], sizes),
             ]
-        return (grad_x, None, None, None, None, None, *grads)
+        return (grad_x if wanted else None, None, None, None, None, None, *grads)
 
 
 def _sizes(x: Tensor, plan: GroupPlan) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from ..._compile import have_compiler
 from .._fused import arrays, spread
-from .._split import product
-from .._split import scratch as beside
+from .._linear import product
+from .._linear import scratch as beside
 
 __all__ = ["CrossEntropyRows", "KLRows", "run", "scratch_bytes"]
 
@@ -174,7 +174,8 @@ def scratch_bytes(
     if device.type == "cpu" and not capped and have_compiler():
         kept = (buffers + 1) // 2
         chunk = _compiled_chunk(n, vocabulary, kept, itemsize, device)
-        return chunk * (kept * vocabulary + 2 * width) * itemsize + (beside(chunk, vocabulary) if itemsize == 4 else 0)
+        more = beside(chunk, vocabulary, width) if itemsize == 4 else 0
+        return chunk * (kept * vocabulary + 2 * width) * itemsize + more
     chunk = _chunk_rows(n, vocabulary, buffers, 4, device)
     # In half precision, the product of a chunk (and later its gradient) is there beside its fp32 buffer.
     return chunk * vocabulary * (4 * (buffers + capped) + (itemsize if itemsize < 4 else 0)) + chunk * width * itemsize
