@@ -3,7 +3,7 @@
 Everything is on blocks of 32 × 32 whose places come as addresses. Scores lie transposed, a key to a row and a query to
 a lane: maxima, sums and masks of queries then go sixteen at a time, and weights come out as the next product wants
 them. Most functions are there twice: in bf16, and in fp32 (32 behind the name), where a packed block is three planes
-of bf16 that add up to it (:mod:`._kernels_split`).
+of bf16 that add up to it (:mod:`._kernels_linear`).
 """
 
 from __future__ import annotations
@@ -34,12 +34,17 @@ from ._kernels_tiles import (
 )
 
 __all__ = [
+    "blank",
+    "copy",
+    "copy32",
     "dot",
     "dot32",
     "fetch",
     "fetch32",
     "give",
     "give32",
+    "give_block",
+    "give_block32",
     "give_turned",
     "give_turned32",
     "highest",
@@ -49,11 +54,12 @@ __all__ = [
     "turn32",
     "weights",
     "weights32",
+    "widen",
 ]
 
 _PLANE = 2048  # bytes from a plane of a block to the next
 _ROWS, _ROW = 32, 128  # of a block of sums: its rows, and bytes from one to the next
-_BITS = ir.VectorType(ir.IntType(1), _LANES)
+_BOTH = ir.VectorType(ir.IntType(16), 2 * _LANES)
 # 2^r for |r| ≤ 1/2, lowest power first: of least relative error, 7e-8 and 2e-9, found by Remez' exchange.
 _POWERS = {
     False: (1.000000072, 0.6931469671, 0.2402211972, 0.05550713273, 0.009675541334, 0.001327647199),
@@ -134,8 +140,8 @@ _BESIDE = list(range(2 * _LANES))
 _PAIRED = [lane // 2 + _LANES * (lane % 2) for lane in range(2 * _LANES)]
 
 
-def _loop(b: Any, times: int, start: Sequence[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-    """`body` of each index and of what it returned the time before."""
+def _loop(b: Any, times: Any, start: Sequence[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """`body` of each index and of what it returned the time before, at least once."""
     before = b.basic_block
     inside, after = b.append_basic_block("rows"), b.append_basic_block("done")
     b.branch(inside)
@@ -147,9 +153,19 @@ def _loop(b: Any, times: int, start: Sequence[Any], body: Callable[[Any, list[An
     for phi, first, next_one in zip([index, *held], [_LONG(0), *start], [further, *following], strict=True):
         phi.add_incoming(first, before)
         phi.add_incoming(next_one, b.basic_block)
-    b.cbranch(b.icmp_signed("<", further, _LONG(times)), inside, after)
+    b.cbranch(b.icmp_signed("<", further, times), inside, after)
     b.position_at_end(after)
     return following
+
+
+def _each(b: Any, times: Any, places: Sequence[tuple[Any, Any]], body: Callable[..., None]) -> None:
+    """`body` of addresses, so many times; each goes on by its step."""
+
+    def once(index: Any, held: list[Any]) -> list[Any]:
+        body(*held)
+        return [b.add(address, step) for address, (_, step) in zip(held, places, strict=True)]
+
+    _loop(b, times, [address for address, _ in places], once)
 
 
 def _power(b: Any, x: Any, wide: bool) -> Any:
@@ -192,66 +208,159 @@ def _fetcher(wide: bool) -> Any:
     return fetch
 
 
-def _rotation(
-    b: Any, pair: Sequence[Any], apart: Any, cos: Any, sin: Any, mask: Any, sign: int, wide: bool
-) -> list[Any]:
+def _whole(b: Any, address: Any, wide: bool) -> Any:
+    """16 numbers as fp32."""
+    return _load(b, address, _FLOATS) if wide else _floats(b, _load(b, address, _HALVES))
+
+
+def _copier(wide: bool) -> Any:
+    def code(b: Any, source: Any, stride: Any, rows: Any, out: Any) -> None:
+        def row(source: Any, out: Any) -> None:
+            if not wide:
+                _store(b, _load(b, source, _BOTH), out)
+                return
+            halves = [_parts(b, _load(b, _past(b, source, 64 * half), _FLOATS), True) for half in range(2)]
+            for plane, (low, high) in enumerate(zip(*halves, strict=True)):
+                _store(b, _join(b, low, high, _BESIDE), _past(b, out, _PLANE * plane))
+
+        _each(b, rows, [(source, stride), (out, _LONG(64))], row)
+
+    @intrinsic
+    def copy(typing: Any, source: Any, stride: Any, rows: Any, out: Any) -> Any:
+        """32 numbers of each row, `stride` bytes apart, to a left block."""
+        return _steps([types.intp] * 4, code)
+
+    return copy
+
+
+def _rotation(b: Any, pair: Sequence[Any], tables: Sequence[Any], apart: Any, sign: int) -> list[Any]:
     """Sixteen of each half of a row, rotated by its position; `sign` -1: by the transposed rotation."""
     x, y = pair
-    places = (_LONG(0), b.mul(apart, _LONG(_size(wide))))
-    c, c2, s, s2 = (_take(b, b.add(table, place), mask, wide) for table in (cos, sin) for place in places)
+    places = (_LONG(0), b.mul(apart, _LONG(4)))
+    c, c2, s, s2 = (_load(b, b.add(table, place), _FLOATS) for table in tables for place in places)
     if sign < 0:
         s, s2 = b.fneg(s2), b.fneg(s)
     return [_fma(b, x, c, b.fneg(b.fmul(y, s))), _fma(b, y, c2, b.fmul(x, s2))]
 
 
 def _turner(wide: bool) -> Any:
-    def code(b: Any, source: Any, apart: Any, cos: Any, sin: Any, count: Any, out: Any, further: Any) -> None:
-        mask = _first(b, count)
-        second = b.add(source, b.mul(apart, _LONG(_size(wide))))
-        pair = [_take(b, at, mask, wide) for at in (source, second)]
-        for values, place in zip(_rotation(b, pair, apart, cos, sin, mask, 1, wide), (out, further), strict=True):
-            for plane, part in enumerate(_parts(b, values, wide)):
-                _store(b, part, _past(b, place, _PLANE * plane))
+    def code(
+        b: Any, source: Any, stride: Any, rows: Any, apart: Any, cos: Any, sin: Any, line: Any, out: Any, further: Any
+    ) -> None:
+        def row(source: Any, cos: Any, sin: Any, out: Any, further: Any) -> None:
+            second = b.add(source, b.mul(apart, _LONG(_size(wide))))
+            pair = [_whole(b, at, wide) for at in (source, second)]
+            turned = _rotation(b, pair, (cos, sin), apart, 1)
+            for values, place in zip(turned, (out, further), strict=True):
+                for plane, part in enumerate(_parts(b, values, wide)):
+                    _store(b, part, _past(b, place, _PLANE * plane))
+
+        steps = (stride, line, line, _LONG(64), _LONG(64))
+        _each(b, rows, list(zip((source, cos, sin, out, further), steps, strict=True)), row)
 
     @intrinsic
-    def turn(typing: Any, source: Any, apart: Any, cos: Any, sin: Any, count: Any, out: Any, further: Any) -> Any:
-        """As `fetch` of 16 numbers and the 16 that lie `apart` from them, rotated, to `out` and `further`."""
-        return _steps([types.intp] * 7, code)
+    def turn(
+        typing: Any, source: Any, stride: Any, rows: Any, apart: Any, cos: Any, sin: Any, line: Any, out: Any,
+        further: Any,
+    ) -> Any:  # fmt: skip
+        """16 numbers of each row and the 16 that lie `apart` from them, rotated, to two columns of left blocks.
+
+        Rows are `stride` bytes apart, those of cos and sin, fp32, `line` bytes.
+        """
+        return _steps([types.intp] * 9, code)
 
     return turn
 
 
 def _giver(wide: bool) -> Any:
-    def code(b: Any, source: Any, factor: Any, count: Any, out: Any) -> None:
-        values = b.fmul(_load(b, source, _FLOATS), _every(b, _load(b, factor, _FLOAT)))
-        _put(b, values, out, _first(b, count), wide)
+    def code(b: Any, source: Any, factors: Any, step: Any, rows: Any, count: Any, out: Any, stride: Any) -> None:
+        mask = _first(b, count)
+
+        def row(source: Any, factor: Any, out: Any) -> None:
+            values = b.fmul(_load(b, source, _FLOATS), _every(b, _load(b, factor, _FLOAT)))
+            _put(b, values, out, mask, wide)
+
+        _each(b, rows, [(source, _LONG(_ROW)), (factors, step), (out, stride)], row)
 
     @intrinsic
-    def give(typing: Any, source: Any, factor: Any, count: Any, out: Any) -> Any:
-        """The first `count` of 16 sums, times the factor at an address, into a row."""
-        return _steps([types.intp] * 4, code)
+    def give(typing: Any, source: Any, factors: Any, step: Any, rows: Any, count: Any, out: Any, stride: Any) -> Any:
+        """The first `count` of 16 sums of each row, times its factor, as `give_block`."""
+        return _steps([types.intp] * 7, code)
 
     return give
 
 
+def _block_giver(wide: bool) -> Any:
+    def code(b: Any, source: Any, factors: Any, step: Any, rows: Any, out: Any, stride: Any) -> None:
+        def row(source: Any, factor: Any, out: Any) -> None:
+            scale = _every(b, _load(b, factor, _FLOAT))
+            halves = [b.fmul(_load(b, _past(b, source, 64 * half), _FLOATS), scale) for half in range(2)]
+            if wide:
+                for half, values in enumerate(halves):
+                    _store(b, values, _past(b, out, 64 * half))
+            else:
+                _store(b, _join(b, _halves(b, halves[0]), _halves(b, halves[1]), _BESIDE), out)
+
+        _each(b, rows, [(source, _LONG(_ROW)), (factors, step), (out, stride)], row)
+
+    @intrinsic
+    def give_block(typing: Any, source: Any, factors: Any, step: Any, rows: Any, out: Any, stride: Any) -> Any:
+        """32 sums of each row, times its factor (`step` bytes apart), to rows `stride` bytes apart."""
+        return _steps([types.intp] * 6, code)
+
+    return give_block
+
+
 def _turned_giver(wide: bool) -> Any:
     def code(
-        b: Any, source: Any, further: Any, factor: Any, cos: Any, sin: Any, count: Any, out: Any, apart: Any
-    ) -> None:
-        mask, scale = _first(b, count), _every(b, _load(b, factor, _FLOAT))
-        pair = [b.fmul(_load(b, at, _FLOATS), scale) for at in (source, further)]
-        second = b.add(out, b.mul(apart, _LONG(_size(wide))))
-        for values, place in zip(_rotation(b, pair, apart, cos, sin, mask, -1, wide), (out, second), strict=True):
-            _put(b, values, place, mask, wide)
+        b: Any, source: Any, further: Any, factor: Any, cos: Any, sin: Any, line: Any, rows: Any, out: Any,
+        stride: Any, apart: Any,
+    ) -> None:  # fmt: skip
+        scale = _every(b, _load(b, factor, _FLOAT))
+
+        def row(source: Any, further: Any, cos: Any, sin: Any, out: Any) -> None:
+            pair = [b.fmul(_load(b, at, _FLOATS), scale) for at in (source, further)]
+            second = b.add(out, b.mul(apart, _LONG(_size(wide))))
+            turned = _rotation(b, pair, (cos, sin), apart, -1)
+            for values, place in zip(turned, (out, second), strict=True):
+                _store(b, values if wide else _halves(b, values), place)
+
+        steps = (_LONG(_ROW), _LONG(_ROW), line, line, stride)
+        _each(b, rows, list(zip((source, further, cos, sin, out), steps, strict=True)), row)
 
     @intrinsic
     def give_turned(
-        typing: Any, source: Any, further: Any, factor: Any, cos: Any, sin: Any, count: Any, out: Any, apart: Any
-    ) -> Any:
-        """As `give` of 16 sums at each of two addresses, rotated back, to `out` and `apart` from it."""
-        return _steps([types.intp] * 8, code)
+        typing: Any, source: Any, further: Any, factor: Any, cos: Any, sin: Any, line: Any, rows: Any, out: Any,
+        stride: Any, apart: Any,
+    ) -> Any:  # fmt: skip
+        """16 sums of each row at two addresses, times a factor and rotated back, to rows and `apart` from them."""
+        return _steps([types.intp] * 10, code)
 
     return give_turned
+
+
+@intrinsic
+def widen(typing: Any, source: Any, count: Any, out: Any) -> Any:
+    """bf16 to fp32, sixteen at a time."""
+
+    def code(b: Any, source: Any, count: Any, out: Any) -> None:
+        def some(source: Any, out: Any) -> None:
+            _store(b, _whole(b, source, False), out)
+
+        _each(b, b.sdiv(count, _LONG(_LANES)), [(source, _LONG(2 * _LANES)), (out, _LONG(4 * _LANES))], some)
+
+    return _steps([types.intp] * 3, code)
+
+
+@intrinsic
+def blank(typing: Any, out: Any, lines: Any) -> Any:
+    """Zeros for so many times 64 bytes."""
+
+    def code(b: Any, out: Any, lines: Any) -> None:
+        nothing = ir.Constant(_BOTH, [0] * (2 * _LANES))
+        _each(b, lines, [(out, _LONG(64))], lambda at: _store(b, nothing, at))
+
+    return _steps([types.intp] * 2, code)
 
 
 def _dotter(wide: bool) -> Any:
@@ -295,7 +404,9 @@ def highest(typing: Any, scores: Any, first: Any, tops: Any) -> Any:
             return new
 
         places = [_past(b, tops, 64 * half) for half in range(2)]
-        for value, place in zip(_loop(b, _ROWS, [_load(b, at, _FLOATS) for at in places], body), places, strict=True):
+        for value, place in zip(
+            _loop(b, _LONG(_ROWS), [_load(b, at, _FLOATS) for at in places], body), places, strict=True
+        ):
             _store(b, value, place)
 
     return _steps([types.intp] * 3, code)
@@ -325,7 +436,7 @@ def _weigher(wide: bool) -> Any:
             return new
 
         start = [_load(b, place, _FLOATS) for place in places]
-        for mass, place in zip(_loop(b, _ROWS // 2, start, body), places, strict=True):
+        for mass, place in zip(_loop(b, _LONG(_ROWS // 2), start, body), places, strict=True):
             _store(b, mass, place)
 
     @intrinsic
@@ -369,7 +480,7 @@ def _sloper(wide: bool) -> Any:
                     _store(b, _join(b, low, high, _PAIRED), _past(b, place, _PLANE * plane))
             return []
 
-        _loop(b, _ROWS // 2, [], body)
+        _loop(b, _LONG(_ROWS // 2), [], body)
 
     @intrinsic
     def slopes(
@@ -383,8 +494,10 @@ def _sloper(wide: bool) -> Any:
 
 
 fetch, fetch32 = _fetcher(False), _fetcher(True)
+copy, copy32 = _copier(False), _copier(True)
 turn, turn32 = _turner(False), _turner(True)
 give, give32 = _giver(False), _giver(True)
+give_block, give_block32 = _block_giver(False), _block_giver(True)
 give_turned, give_turned32 = _turned_giver(False), _turned_giver(True)
 dot, dot32 = _dotter(False), _dotter(True)
 weights, weights32 = _weigher(False), _weigher(True)

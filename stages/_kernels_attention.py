@@ -14,9 +14,9 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
-from .._compile import kernel
+from .._compile import inner, kernel
 from ._kernels import FASTMATH, exponential, load, lowest, one, store
 from ._kernels_rows import weigh
 
@@ -99,7 +99,7 @@ def tile(
 one_tile: Any = tile  # called without the typing context that its definition takes
 
 
-@register_jitable
+@inner
 def product(
     out: Any, left: Any, right: Any, rows: Any, columns: Any, steps: Any, row: Any, step: Any, across: Any, width: Any,
     add: Any,
@@ -110,7 +110,7 @@ def product(
             one_tile(out + 4 * (r * width + c), left + 4 * r * row, right + 4 * c, steps, row, step, across, width, add)
 
 
-@register_jitable
+@inner
 def pack(x: Any, start: Any, n: Any, head: Any, out: Any) -> None:
     """One head of a document, (n, d) to (n, d) filled up with zeros."""
     out[:, :] = zero
@@ -119,7 +119,7 @@ def pack(x: Any, start: Any, n: Any, head: Any, out: Any) -> None:
             out[i, c] = load(x[start + i, head, c])
 
 
-@register_jitable
+@inner
 def turn(x: Any, out: Any) -> None:
     for i in range(x.shape[0]):
         for c in range(x.shape[1]):

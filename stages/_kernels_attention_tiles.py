@@ -7,7 +7,7 @@ and are turned when they are written. Weights and slopes are rounded to bf16 for
 A block is packed as a left factor (32 rows of 64 bytes) or a right one (two tiles of 16 pairs of rows). Of X's left
 blocks, turning each square of 16 × 16 words gives the right blocks of Xᵀ, pairing rows the right ones of X, and
 turning those the left ones of Xᵀ. In fp32 a block is three planes that add up to it, and a product six
-(:mod:`._kernels_split`).
+(:mod:`._kernels_linear`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from .._compile import kernel
+from .._compile import inner, kernel
 from . import _attention_steps as steps
 from . import _kernels_tiles as tiles
 from ._kernels import FASTMATH
@@ -40,6 +39,12 @@ turn: Any = steps.turn
 turn32: Any = steps.turn32
 give: Any = steps.give
 give32: Any = steps.give32
+blank: Any = steps.blank
+widen: Any = steps.widen
+copy: Any = steps.copy
+copy32: Any = steps.copy32
+give_block: Any = steps.give_block
+give_block32: Any = steps.give_block32
 give_turned: Any = steps.give_turned
 give_turned32: Any = steps.give_turned32
 dot: Any = steps.dot
@@ -52,6 +57,7 @@ slopes32: Any = steps.slopes32
 
 CHUNK = 4  # blocks of queries, and of keys, whose weights are held at a time on the way back
 SUMS, PLANE = 4096, 2048  # bytes of a block of sums, and of a plane of a packed one
+FEW = 256 * CHUNK + 64  # bytes for the numbers of a chunk's queries
 LOG2E = np.float32(1.4426950408889634)
 one, zero, lowest = np.float32(1.0), np.float32(0.0), np.float32(-3e38)
 never = np.float32(1e30)  # stands for the logarithm of a sum of weights, so that these are 0
@@ -64,17 +70,24 @@ def _blocks(longest: int, dim: int) -> tuple[int, int]:
 def forward_room(longest: int, dim: int, planes: int) -> int:
     """Bytes of scratch for documents of up to `longest` tokens and heads of `dim`."""
     n, d = _blocks(longest, dim)
-    return 64 + planes * PLANE * (2 * n * d + 2 * d + n + 1) + SUMS * (n + 2 * d)
+    return 64 + FEW + planes * PLANE * (2 * n * d + 2 * d + n + 1) + SUMS * (n + 2 * d + 2 * n * d)
 
 
 def backward_room(longest: int, dim: int, planes: int) -> int:
     """Bytes of scratch for the way back."""
     n, d = _blocks(longest, dim)
     packed = planes * PLANE * (3 * n * d + d + 4 * CHUNK * d + 3 * CHUNK * CHUNK + 1)
-    return 64 + packed + SUMS * (2 * n * d + CHUNK * d + d + 2)
+    return 64 + FEW + packed + SUMS * (4 * n * d + CHUNK * d + d + 2)
 
 
-@register_jitable
+@inner
+def numbers(work: Any) -> Any:
+    """The first aligned floats of the scratch. An array made in the loop might be freed while its address is used."""
+    head = (work.ctypes.data + 63) // 64 * 64 - work.ctypes.data
+    return work[head : head + FEW].view(np.float32)
+
+
+@inner
 def add(left: Any, right: Any, planes: Any) -> None:
     """Add the product of two packed blocks to the sums."""
     if planes == 1:
@@ -83,43 +96,46 @@ def add(left: Any, right: Any, planes: Any) -> None:
         six(left, right)
 
 
-@register_jitable
+@inner
 def pack(x: Any, rows: Any, stride: Any, dim: Any, planes: Any, turned: Any, cos: Any, sin: Any, out: Any) -> None:
     """Up to 32 rows of one head, `stride` bytes apart, to left blocks, filled up with zeros; rotated if `turned`."""
-    size = PLANE * planes
-    item = 2 if planes == 1 else 4
-    for r in range(32):
-        source = x + min(r, rows - 1) * stride
-        if turned:
-            angle = min(r, rows - 1) * dim * item
-            half = dim // 2
-            for c in range(0, half, 16):
-                count = 16 if r < rows else 0
-                one_at = out + size * (c // 32) + 64 * r + 2 * (c % 32)
-                two_at = out + size * ((c + half) // 32) + 64 * r + 2 * ((c + half) % 32)
-                at = c * item
+    size, item = PLANE * planes, 2 if planes == 1 else 4
+    wide, half = (dim + 31) // 32, dim // 2
+    if rows < 32:
+        for plane in range(wide * planes):
+            blank(out + PLANE * plane + 64 * rows, 32 - rows)
+    if turned:
+        for c in range(0, half, 16):
+            here, there = out + size * (c // 32) + 2 * (c % 32), c + half
+            further = out + size * (there // 32) + 2 * (there % 32)
+            if planes == 1:
+                turn(x + 2 * c, stride, rows, half, cos + 4 * c, sin + 4 * c, 4 * dim, here, further)
+            else:
+                turn32(x + 4 * c, stride, rows, half, cos + 4 * c, sin + 4 * c, 4 * dim, here, further)
+    elif dim % 32 == 0:
+        for c in range(wide):
+            if planes == 1:
+                copy(x + 64 * c, stride, rows, out + size * c)
+            else:
+                copy32(x + 128 * c, stride, rows, out + size * c)
+    else:
+        for r in range(rows):
+            for c in range(0, 32 * wide, 16):
+                source, place = x + r * stride + c * item, out + size * (c // 32) + 64 * r + 2 * (c % 32)
                 if planes == 1:
-                    turn(source + at, half, cos + angle + at, sin + angle + at, count, one_at, two_at)
+                    fetch(source, min(16, dim - c), place)
                 else:
-                    turn32(source + at, half, cos + angle + at, sin + angle + at, count, one_at, two_at)
-        else:
-            for c in range(0, (dim + 31) // 32 * 32, 16):
-                count = min(16, dim - c) if r < rows else 0
-                place = out + size * (c // 32) + 64 * r + 2 * (c % 32)
-                if planes == 1:
-                    fetch(source + c * item, count, place)
-                else:
-                    fetch32(source + c * item, count, place)
+                    fetch32(source, min(16, dim - c), place)
 
 
-@register_jitable
+@inner
 def turn_tiles(source: Any, out: Any, planes: Any) -> None:
     """Squares of a block turned: left blocks of X to right ones of its transpose, and right ones to left ones."""
     for tile in range(0, PLANE * planes, 1024):
         transpose(source + tile, 64, out + tile, 64)
 
 
-@register_jitable
+@inner
 def pair_rows(source: Any, out: Any, planes: Any) -> None:
     """A left block of X to a right one."""
     for plane in range(0, PLANE * planes, PLANE):
@@ -129,35 +145,51 @@ def pair_rows(source: Any, out: Any, planes: Any) -> None:
             interleave(row + 32, row + 96, out + plane + 1024 + 64 * pair)
 
 
-@register_jitable
+@inner
 def unpack(
     sums: Any, rows: Any, factors: Any, step: Any, dim: Any, planes: Any, turned: Any, cos: Any, sin: Any,
     out: Any, stride: Any,
 ) -> None:  # fmt: skip
-    """Rows of blocks of sums, each times its factor (`step` bytes apart), to one head; rotated back if `turned`."""
-    item = 2 if planes == 1 else 4
-    for r in range(rows):
-        place, source, factor = out + r * stride, sums + 128 * r, factors + step * r
-        if turned:
-            angle, half = r * dim * item, dim // 2
-            for c in range(0, half, 16):
-                one_at = source + SUMS * (c // 32) + 4 * (c % 32)
-                two_at = source + SUMS * ((c + half) // 32) + 4 * ((c + half) % 32)
-                at = c * item
-                if planes == 1:
-                    give_turned(one_at, two_at, factor, cos + angle + at, sin + angle + at, 16, place + at, half)
-                else:
-                    give_turned32(one_at, two_at, factor, cos + angle + at, sin + angle + at, 16, place + at, half)
-        else:
-            for c in range(0, dim, 16):
-                one_at, count = source + SUMS * (c // 32) + 4 * (c % 32), min(16, dim - c)
-                if planes == 1:
-                    give(one_at, factor, count, place + c * item)
-                else:
-                    give32(one_at, factor, count, place + c * item)
+    """Rows of blocks of sums, each times its factor (`step` bytes apart), to one head; rotated back if `turned`.
+
+    Then all have the first factor.
+    """
+    item, half = 2 if planes == 1 else 4, dim // 2
+    if turned:
+        for c in range(0, half, 16):
+            here, there = sums + SUMS * (c // 32) + 4 * (c % 32), c + half
+            further, place = sums + SUMS * (there // 32) + 4 * (there % 32), out + c * item
+            if planes == 1:
+                give_turned(here, further, factors, cos + 4 * c, sin + 4 * c, 4 * dim, rows, place, stride, half)
+            else:
+                give_turned32(here, further, factors, cos + 4 * c, sin + 4 * c, 4 * dim, rows, place, stride, half)
+    elif dim % 32 == 0:
+        for c in range(dim // 32):
+            if planes == 1:
+                give_block(sums + SUMS * c, factors, step, rows, out + 64 * c, stride)
+            else:
+                give_block32(sums + SUMS * c, factors, step, rows, out + 128 * c, stride)
+    else:
+        for c in range(0, dim, 16):
+            here, count, place = sums + SUMS * (c // 32) + 4 * (c % 32), min(16, dim - c), out + c * item
+            if planes == 1:
+                give(here, factors, step, rows, count, place, stride)
+            else:
+                give32(here, factors, step, rows, count, place, stride)
 
 
-@register_jitable
+@inner
+def angles(given: Any, start: Any, n: Any, planes: Any, out: Any) -> Any:
+    """Address of a document's rows of cos or sin in fp32; of bf16 a copy is made."""
+    width = given.shape[1]
+    if planes > 1:
+        return given.ctypes.data + 4 * start * width
+    if given.size > 0:
+        widen(given.ctypes.data + 2 * start * width, n * width, out)
+    return out
+
+
+@inner
 def turn_sums(source: Any, out: Any) -> None:
     """A block of sums to its transpose."""
     for r in range(2):
@@ -178,15 +210,17 @@ def _forward(
     item = 2 if planes == 1 else 4
     wide, size, turned = (dim + 31) // 32, PLANE * planes, cos.size > 0
     q_row, k_row = heads * dim * item, k.shape[1] * dim * item
-    inner = np.float32(scale * LOG2E)
-    keys = (work.ctypes.data + 63) // 64 * 64
-    tops = np.empty(32, np.float32)
-    masses = np.empty(32, np.float32)
+    octaves = np.float32(scale * LOG2E)
+    few, at_tops = numbers(work), (work.ctypes.data + 63) // 64 * 64
+    tops, masses, at_masses = few[:32], few[32:64], at_tops + 128
+    tables = at_tops + FEW
+    document, cosines, sines = -1, tables, tables
     configure(shapes.ctypes.data)
     for t in range(len(tasks)):
         start, n, key_head = tasks[t, 0], tasks[t, 1], tasks[t, 2]
         blocks = (n + 31) // 32
         part = blocks * wide * size
+        keys = tables + 2 * blocks * wide * SUMS
         values = keys + part
         line = values + part
         queries = line + wide * size
@@ -195,14 +229,18 @@ def _forward(
         scores = pairs + blocks * size
         sums = scores + blocks * SUMS
         rows = sums + wide * SUMS
+        if start != document:
+            document = start
+            cosines = angles(cos, start, n, planes, tables)
+            sines = angles(sin, start, n, planes, tables + blocks * wide * SUMS)
         for j in range(blocks):
             first = start + 32 * j
             count = min(32, n - 32 * j)
             here = first * k_row + key_head * dim * item
-            angle = first * dim * item
+            angle = 4 * (first - start) * dim
             pack(
-                k.ctypes.data + here, count, k_row, dim, planes, turned, cos.ctypes.data + angle,
-                sin.ctypes.data + angle, keys + j * wide * size,
+                k.ctypes.data + here, count, k_row, dim, planes, turned, cosines + angle,
+                sines + angle, keys + j * wide * size,
             )  # fmt: skip
             pack(v.ctypes.data + here, count, k_row, dim, planes, False, 0, 0, line)
             for c in range(wide):
@@ -213,10 +251,10 @@ def _forward(
                 first = start + 32 * i
                 count = min(32, n - 32 * i)
                 here = first * q_row + head * dim * item
-                angle = first * dim * item
+                angle = 4 * (first - start) * dim
                 pack(
-                    q.ctypes.data + here, count, q_row, dim, planes, turned, cos.ctypes.data + angle,
-                    sin.ctypes.data + angle, line,
+                    q.ctypes.data + here, count, q_row, dim, planes, turned, cosines + angle,
+                    sines + angle, line,
                 )  # fmt: skip
                 for c in range(wide):
                     turn_tiles(line + c * size, queries + c * size, planes)
@@ -228,16 +266,16 @@ def _forward(
                     for c in range(wide):
                         add(keys + (j * wide + c) * size, queries + c * size, planes)
                     keep(scores + j * SUMS, 128)
-                    highest(scores + j * SUMS, 32 * (j - i), tops.ctypes.data)
+                    highest(scores + j * SUMS, 32 * (j - i), at_tops)
                 for j in range(i + 1):
                     if planes == 1:
                         weights(
-                            scores + j * SUMS, 32 * (j - i), inner, tops.ctypes.data, masses.ctypes.data,
+                            scores + j * SUMS, 32 * (j - i), octaves, at_tops, at_masses,
                             pairs + j * size,
                         )  # fmt: skip
                     else:
                         weights32(
-                            scores + j * SUMS, 32 * (j - i), inner, tops.ctypes.data, masses.ctypes.data,
+                            scores + j * SUMS, 32 * (j - i), octaves, at_tops, at_masses,
                             pairs + j * size,
                         )  # fmt: skip
                 for c in range(wide):
@@ -251,7 +289,7 @@ def _forward(
                 for r in range(32):
                     masses[r] = one / masses[r]
                 unpack(
-                    rows, count, masses.ctypes.data, 4, dim, planes, False, 0, 0, out.ctypes.data + here, q_row
+                    rows, count, at_masses, 4, dim, planes, False, 0, 0, out.ctypes.data + here, q_row
                 )  # fmt: skip
     release()
 
@@ -266,11 +304,12 @@ def _backward(
     item = 2 if planes == 1 else 4
     wide, size, turned = (dim + 31) // 32, PLANE * planes, cos.size > 0
     q_row, k_row = heads * dim * item, k.shape[1] * dim * item
-    inner = np.float32(scale * LOG2E)
-    keys = (work.ctypes.data + 63) // 64 * 64
-    totals, pulls = np.empty(32 * CHUNK, np.float32), np.empty(32 * CHUNK, np.float32)
-    factors = np.array([scale, one], np.float32)
-    line = keys
+    octaves = np.float32(scale * LOG2E)
+    few, at_totals = numbers(work), (work.ctypes.data + 63) // 64 * 64
+    totals, pulls, factors = few[: 32 * CHUNK], few[32 * CHUNK : 64 * CHUNK], few[64 * CHUNK : 64 * CHUNK + 2]
+    at_pulls, at_factors = at_totals + 128 * CHUNK, at_totals + 256 * CHUNK
+    factors[0], factors[1] = scale, one
+    line = at_totals + FEW
     queries = line + wide * size
     query_rows = queries + CHUNK * wide * size
     grads = query_rows + CHUNK * wide * size
@@ -283,25 +322,31 @@ def _backward(
     changes = scores + SUMS
     sums = changes + SUMS
     rows = sums + CHUNK * wide * SUMS
-    keys = rows + wide * SUMS
+    tables = rows + wide * SUMS
+    document, cosines, sines = -1, tables, tables
     configure(shapes.ctypes.data)
     for t in range(len(tasks)):
         start, n, key_head = tasks[t, 0], tasks[t, 1], tasks[t, 2]
         blocks = (n + 31) // 32
         part = blocks * wide * size
+        keys = tables + 2 * blocks * wide * SUMS
         values = keys + part
         key_lines = values + part
         d_keys = key_lines + part
         d_values = d_keys + blocks * wide * SUMS
+        if start != document:
+            document = start
+            cosines = angles(cos, start, n, planes, tables)
+            sines = angles(sin, start, n, planes, tables + blocks * wide * SUMS)
         for j in range(blocks):
             first = start + 32 * j
             count = min(32, n - 32 * j)
             here = first * k_row + key_head * dim * item
-            angle = first * dim * item
+            angle = 4 * (first - start) * dim
             place = j * wide * size
             pack(
-                k.ctypes.data + here, count, k_row, dim, planes, turned, cos.ctypes.data + angle,
-                sin.ctypes.data + angle, keys + place,
+                k.ctypes.data + here, count, k_row, dim, planes, turned, cosines + angle,
+                sines + angle, keys + place,
             )  # fmt: skip
             pack(v.ctypes.data + here, count, k_row, dim, planes, False, 0, 0, values + place)
             for c in range(wide):
@@ -314,11 +359,11 @@ def _backward(
                     first = start + 32 * i
                     count = min(32, n - 32 * i)
                     here = first * q_row + head * dim * item
-                    angle = first * dim * item
+                    angle = 4 * (first - start) * dim
                     place = (i - top) * wide * size
                     pack(
-                        q.ctypes.data + here, count, q_row, dim, planes, turned, cos.ctypes.data + angle,
-                        sin.ctypes.data + angle, line,
+                        q.ctypes.data + here, count, q_row, dim, planes, turned, cosines + angle,
+                        sines + angle, line,
                     )  # fmt: skip
                     for c in range(wide):
                         turn_tiles(line + c * size, queries + place + c * size, planes)
@@ -336,9 +381,9 @@ def _backward(
                         totals[row] = total[head, first + r] * LOG2E
                         one_at, two_at = grad.ctypes.data + here + r * q_row, out.ctypes.data + here + r * q_row
                         if planes == 1:
-                            dot(one_at, two_at, dim, pulls.ctypes.data + 4 * row)
+                            dot(one_at, two_at, dim, at_pulls + 4 * row)
                         else:
-                            dot32(one_at, two_at, dim, pulls.ctypes.data + 4 * row)
+                            dot32(one_at, two_at, dim, at_pulls + 4 * row)
                 for left in range(0, bottom, CHUNK):
                     right = min(bottom, left + CHUNK)
                     for j in range(left, right):
@@ -355,13 +400,13 @@ def _backward(
                             at = 128 * (i - top)
                             if planes == 1:
                                 slopes(
-                                    scores, changes, 32 * (j - i), inner, totals.ctypes.data + at,
-                                    pulls.ctypes.data + at, given + place, bent + place, pairs + place,
+                                    scores, changes, 32 * (j - i), octaves, at_totals + at,
+                                    at_pulls + at, given + place, bent + place, pairs + place,
                                 )  # fmt: skip
                             else:
                                 slopes32(
-                                    scores, changes, 32 * (j - i), inner, totals.ctypes.data + at,
-                                    pulls.ctypes.data + at, given + place, bent + place, pairs + place,
+                                    scores, changes, 32 * (j - i), octaves, at_totals + at,
+                                    at_pulls + at, given + place, bent + place, pairs + place,
                                 )  # fmt: skip
                     fresh = head == key_head * groups and left == top
                     for j in range(left, right):
@@ -388,31 +433,31 @@ def _backward(
                 for i in range(top, bottom):
                     first = start + 32 * i
                     here = first * q_row + head * dim * item
-                    angle = first * dim * item
+                    angle = 4 * (first - start) * dim
                     for c in range(wide):
                         turn_sums(sums + ((i - top) * wide + c) * SUMS, rows + c * SUMS)
                     unpack(
-                        rows, min(32, n - 32 * i), factors.ctypes.data, 0, dim, planes, turned,
-                        cos.ctypes.data + angle, sin.ctypes.data + angle, dq.ctypes.data + here, q_row,
+                        rows, min(32, n - 32 * i), at_factors, 0, dim, planes, turned,
+                        cosines + angle, sines + angle, dq.ctypes.data + here, q_row,
                     )  # fmt: skip
         for j in range(blocks):
             first = start + 32 * j
             count = min(32, n - 32 * j)
             here = first * k_row + key_head * dim * item
-            angle = first * dim * item
+            angle = 4 * (first - start) * dim
             place = j * wide * SUMS
             unpack(
-                d_keys + place, count, factors.ctypes.data, 0, dim, planes, turned, cos.ctypes.data + angle,
-                sin.ctypes.data + angle, dk.ctypes.data + here, k_row,
+                d_keys + place, count, at_factors, 0, dim, planes, turned, cosines + angle,
+                sines + angle, dk.ctypes.data + here, k_row,
             )  # fmt: skip
             unpack(
-                d_values + place, count, factors.ctypes.data + 4, 0, dim, planes, False, 0, 0,
+                d_values + place, count, at_factors + 4, 0, dim, planes, False, 0, 0,
                 dv.ctypes.data + here, k_row,
             )  # fmt: skip
     release()
 
 
-@register_jitable
+@inner
 def begin(sums: Any, fresh: Any) -> None:
     """Zeros, or the sums so far."""
     if fresh:

@@ -64,6 +64,8 @@ def ours(
     rows: list[Tensor], turn: tuple[Tensor, Tensor] | None, lengths: tuple[int, ...], scale: float
 ) -> list[Tensor]:
     q, k, v = (t.detach().clone().requires_grad_() for t in rows[:3])
+    spoilt = [torch.full_like(t, float("nan")) for t in rows * 3]  # what is freed here is what results are written to
+    del spoilt
     if turn is None:
         columns = [t.transpose(0, 1)[None] for t in (q, k, v)]
         out = documents_attention(columns[0], columns[1], columns[2], lengths, scale)
@@ -87,6 +89,7 @@ def errors(found: list[Tensor], wanted: list[Tensor]) -> list[float]:
         (RAGGED, 6, 1, 80),
         (RAGGED, 2, 2, 16),
         (RAGGED, 2, 1, 6),
+        ((5,), 2, 1, 8),
         ((1, 1), 2, 1, 64),
         ((700, 128), 2, 1, 128),
     ],
