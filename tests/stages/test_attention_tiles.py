@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -223,3 +223,28 @@ def test_the_scratch_counts_in_memory_estimates() -> None:
         _attention_tiles.forward(rows, (), (600,), 0.1)
     own = rows[0].numel() * 2 + 600 * 2 * 4
     assert meter.peak >= own + kernels.forward_room(600, 64, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_compiler_that_gives_wrong_answers_is_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kinfold.stages import _kernels_attention_tiles as kernels
+
+    query = torch.empty(1, dtype=dtype)
+    assert _attention_tiles.takes(query)
+    for name, place in (("forward", 10), ("backward", 13), ("backward", 15)):
+        real = getattr(kernels, name)
+
+        def wrong(*arguments: object, real: Callable[..., None] = real, place: int = place) -> None:
+            real(*arguments)
+            arguments[place][1] = 0  # type: ignore[index]  # one token's row
+
+        _attention_tiles._agrees.cache_clear()
+        monkeypatch.setattr(kernels, name, wrong)
+        assert not _attention_tiles.takes(query)
+        monkeypatch.undo()
+    _attention_tiles._agrees.cache_clear()
+    monkeypatch.setattr(kernels, "forward", None)
+    assert not _attention_tiles.takes(query)
+    monkeypatch.undo()
+    _attention_tiles._agrees.cache_clear()
+    assert _attention_tiles.takes(query)
