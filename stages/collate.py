@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._linear import filled
 from .attention import FlatLayout, flat_layout
 from .batches import GENERAL, SSL, TASK, Item
 from .losses import corrupt
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Corrupted", "Layout", "Micro", "Targets", "collate", "corrupted_items"]
 
 Layout = Literal["flat", "packed", "padded"]
-_ROUND = 128  # a flat batch in bf16 is filled up to a multiple of so many tokens
 Corrupted = Mapping[Item, "tuple[NDArray[np.int64], NDArray[np.int64]]"]
 """Of each denoising document its corrupted tokens, and what to predict in place (IGNORE where nothing)."""
 
@@ -139,7 +139,7 @@ def collate(
     domain = np.array([item.domain for item in items], dtype=np.int64)
     kind = np.array([item.kind for item in items], dtype=np.int64)
     starts, shape, groups = _places(lengths, domain, n_domains, layout, max_length)
-    fill = -shape[1] % _ROUND if layout == "flat" and base.embedding.dtype == torch.bfloat16 else 0
+    fill = filled(shape[1]) - shape[1] if layout == "flat" and base.embedding.dtype == torch.bfloat16 else 0
     if fill:
         # Padding tokens that pay for nothing and see nobody, a document of their own, go with the last domain: a
         # product in bf16 is compiled for each shape it meets, so the steps of a run should have few.

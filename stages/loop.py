@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StageLoop", "StageOutcome", "learning_rate"]
 
+_NORMS_EVERY = 10  # steps at least between two logged norms: they cost as much as an update of all adapters
+
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     """Learning rate of step `step` (from 0) of `steps`: linear warm-up, then constant, linear or cosine decay."""
@@ -276,7 +278,7 @@ class StageLoop:
         norms: dict[str, float] | None = None
         if settings.rho_shared is not None or settings.rho_domain is not None:
             norms = self.bank.project_(settings.rho_shared, settings.rho_domain)
-        elif self.done % max(1, self.steps // 20) == 0:
+        elif self.done % max(_NORMS_EVERY, self.steps // 20) == 0:
             norms = self.bank.norms()
         if self.stepper.weighting.name != "famo":
             self.stepper.weighting.after_step(result.parts)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ..._compile import have_compiler
 from .._fused import arrays, spread
-from .._linear import product
+from .._linear import filled, product
 from .._linear import scratch as beside
 
 __all__ = ["CrossEntropyRows", "KLRows", "run", "scratch_bytes"]
@@ -39,15 +39,12 @@ class _Rows(Protocol):
         ...
 
 
-_ROUND = 128
-
-
 def _mm(a: Tensor, b: Tensor) -> Tensor:
     """A @ b; in bf16 on a CPU with rows filled up, since there a product is compiled for each shape it meets."""
     rows = a.shape[0]
-    if a.dtype != torch.bfloat16 or a.device.type != "cpu" or rows % _ROUND == 0:
+    if a.dtype != torch.bfloat16 or a.device.type != "cpu" or rows == filled(rows):
         return torch.mm(a, b)
-    return torch.mm(torch.nn.functional.pad(a, (0, 0, 0, -rows % _ROUND)), b)[:rows]
+    return torch.mm(torch.nn.functional.pad(a, (0, 0, 0, filled(rows) - rows)), b)[:rows]
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, out: Tensor) -> Tensor:
@@ -183,7 +180,7 @@ def scratch_bytes(
 
 def _filled(rows: int, hidden: Tensor) -> int:
     """Rows of a product: in bf16 on a CPU one is compiled for each shape it meets, so these are rounded up."""
-    return rows + (-rows % _ROUND if hidden.dtype == torch.bfloat16 else 0)
+    return filled(rows) if hidden.dtype == torch.bfloat16 else rows
 
 
 def _product(hidden: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
