@@ -81,7 +81,9 @@ def _state_of_helpers(function: Callable[..., Any]) -> tuple[str, ...]:
         seen.add(one)
         files.add(one.__code__.co_filename)
         called = (one.__globals__.get(name) for name in one.__code__.co_names)
-        left += [f for f in called if isinstance(f, FunctionType) and f not in seen]
+        # numba wraps an intrinsic, whose definition is as much part of the machine code.
+        plain = (getattr(f, "_defn", f) for f in called)
+        left += [f for f in plain if isinstance(f, FunctionType) and f not in seen]
     digest = hashlib.sha256()
     for file in sorted(files - {own}):
         digest.update(Path(file).read_bytes())

@@ -44,7 +44,7 @@ def is_half(kind: Any) -> bool:
 
 
 widened = lambda value: np.uint32(np.uint32(value) << sixteen).view(np.float32)  # noqa: E731
-always = {"forceinline": True}  # as `inner`
+always: Any = {"forceinline": True}  # as `inner`
 overload(load, jit_options=always)(lambda value: widened if is_half(value) else lambda value: value)
 overload(store, jit_options=always)(lambda value, like: rounded if is_half(like) else lambda value, like: value)
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import kinfold
+import pytest
 
 _USE = """
 import numpy as np
@@ -64,13 +67,78 @@ def more(x):
 """
 
 
-def test_a_kernel_is_compiled_anew_when_a_function_from_another_file_changes(tmp_path: Path) -> None:
+_INTRINSIC = """
+from numba.extending import intrinsic
+
+@intrinsic
+def more(typing, x):
+    def code(context, builder, signature, arguments):
+        return builder.add(arguments[0], arguments[0].type({}))
+    return x(x), code
+"""
+
+
+@pytest.mark.parametrize("helper", [_HELPER, _INTRINSIC])
+def test_a_kernel_is_compiled_anew_when_a_function_from_another_file_changes(helper: str, tmp_path: Path) -> None:
     """numba looks at the kernel's own file only, and would go on with the old code."""
     (tmp_path / "kernel_file.py").write_text(_KERNEL)
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     for number in (1, 2, 1):
-        (tmp_path / "helper.py").write_text(_HELPER.format(number))
+        (tmp_path / "helper.py").write_text(helper.format(number))
         done = subprocess.run(
             [sys.executable, "-B", "kernel_file.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.stdout == f"{1 + number}\n", done.stderr
+
+
+_SUMS = """
+import hashlib, json
+import numpy as np, torch
+from kinfold.stages._attention_cpu import documents_attention
+from kinfold.stages._fused import arrays, spread
+from kinfold.stages import _kernels, _kernels_rows
+
+rng = np.random.default_rng(0)
+digests = {}
+
+def random(*shape):
+    return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+
+def told(name, *values):
+    digests[name] = [hashlib.sha256(np.asarray(v.detach()).tobytes()).hexdigest() for v in values]
+
+q, k, v = (random(1, heads, 100, 8).requires_grad_() for heads in (4, 2, 2))
+out = documents_attention(q, k, v, (40, 33, 27), 0.35)
+out.square().sum().backward()
+told("attention", out, q.grad, k.grad, v.grad)
+logits, losses, factor = random(40, 333), torch.empty(40), torch.empty(40)
+_kernels_rows.cross_entropy(*arrays(logits, torch.arange(40), losses, factor))
+told("cross-entropy", logits, losses, factor)
+x, weight, out = random(40, 333), random(333), torch.empty(40, 333)
+_kernels.norm(*arrays(x, weight), np.float32(1e-6), *arrays(out, factor))
+told("norm", out, factor)
+print(json.dumps(digests))
+"""
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_gives_the_bits_of_those_that_load(tmp_path: Path) -> None:
+    """Else a run that is killed in the first process, and goes on in a second, would not end in the same bytes."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    first, second = (
+        subprocess.run([sys.executable, "-c", _SUMS], capture_output=True, text=True, check=True, env=environment)
+        for _ in range(2)
+    )
+    assert json.loads(first.stdout) == json.loads(second.stdout)
+
+
+def test_no_kernel_calls_a_function_that_is_not_always_put_in() -> None:
+    """Of `register_jitable` alone two versions live in the process that compiles, and its sums may be another order."""
+    package = Path(str(kinfold.__file__)).parent
+    bare = [
+        str(file.relative_to(package))
+        for room in ("metrics", "partition", "stages", "app", "corpora")
+        for file in (package / room).rglob("*.py")
+        if re.search(r"register_jitable|overload\((?!\w+, jit_options=always)", file.read_text(encoding="utf-8"))
+    ]
+    assert bare == [], "use kinfold._compile.inner"
