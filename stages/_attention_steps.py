@@ -48,6 +48,7 @@ __all__ = [
     "give_turned",
     "give_turned32",
     "highest",
+    "prefetch",
     "slopes",
     "slopes32",
     "turn",
@@ -350,6 +351,17 @@ def widen(typing: Any, source: Any, count: Any, out: Any) -> Any:
         _each(b, b.sdiv(count, _LONG(_LANES)), [(source, _LONG(2 * _LANES)), (out, _LONG(4 * _LANES))], some)
 
     return _steps([types.intp] * 3, code)
+
+
+@intrinsic
+def prefetch(typing: Any, address: Any) -> Any:
+    """Ask for a line of the cache, to come into the second one."""
+
+    def code(b: Any, address: Any) -> None:
+        place = _at(b, address, ir.IntType(8))
+        _external(b, "prefetch.p0", ir.VoidType(), place, _WORD(0), _WORD(2), _WORD(1))
+
+    return _steps([types.intp], code)
 
 
 @intrinsic

@@ -39,6 +39,7 @@ turn: Any = steps.turn
 turn32: Any = steps.turn32
 give: Any = steps.give
 give32: Any = steps.give32
+prefetch: Any = steps.prefetch
 blank: Any = steps.blank
 widen: Any = steps.widen
 copy: Any = steps.copy
@@ -78,6 +79,39 @@ def backward_room(longest: int, dim: int, planes: int) -> int:
     n, d = _blocks(longest, dim)
     packed = planes * PLANE * (3 * n * d + d + 4 * CHUNK * d + 3 * CHUNK * CHUNK + 1)
     return 64 + FEW + packed + SUMS * (4 * n * d + CHUNK * d + d + 2)
+
+
+@inner
+def aim(ahead: Any, tasks: Any, t: Any, sites: Any, places: Any, group: Any, row: Any, own: Any, key_row: Any) -> None:
+    """Note where the next task's rows lie: of arrays by query heads (the first `own` of `places`) and by key heads.
+
+    `group` and `row` are the bytes of a key head's query heads, and of a row of all; `key_row` those of all key heads.
+    The next rows are asked for at so many `sites`, so that they come while others are computed.
+    """
+    if t + 1 == len(tasks):
+        ahead[0] = ahead[1] = 0
+        return
+    start, count, head = tasks[t + 1, 0], tasks[t + 1, 1], tasks[t + 1, 2]
+    ahead[0], ahead[1], ahead[2] = 0, count, count // sites + 1
+    for place in range(len(places)):
+        stride, length = row, group
+        if place >= own:
+            stride, length = key_row, group * key_row // row
+        at = 3 + 3 * place
+        ahead[at], ahead[at + 1], ahead[at + 2] = places[place] + start * stride + head * length, stride, length
+
+
+@inner
+def reach(ahead: Any) -> None:
+    """Ask for some more rows of the next task's."""
+    first = ahead[0]
+    last = min(ahead[1], first + ahead[2])
+    ahead[0] = last
+    for row in range(first, last):
+        for at in range(3, ahead.size, 3):
+            source = ahead[at] + row * ahead[at + 1]
+            for c in range(0, ahead[at + 2], 64):
+                prefetch(source + c)
 
 
 @inner
@@ -215,10 +249,14 @@ def _forward(
     tops, masses, at_masses = few[:32], few[32:64], at_tops + 128
     tables = at_tops + FEW
     document, cosines, sines = -1, tables, tables
+    places = (q.ctypes.data, out.ctypes.data, k.ctypes.data, v.ctypes.data)
+    ahead = np.zeros(3 + 3 * len(places), np.int64)
     configure(shapes.ctypes.data)
     for t in range(len(tasks)):
         start, n, key_head = tasks[t, 0], tasks[t, 1], tasks[t, 2]
         blocks = (n + 31) // 32
+        sites = groups * blocks * (blocks + 1 + wide)
+        aim(ahead, tasks, t, sites, places, groups * dim * item, q_row, 2, k_row)
         part = blocks * wide * size
         keys = tables + 2 * blocks * wide * SUMS
         values = keys + part
@@ -262,12 +300,14 @@ def _forward(
                     tops[r] = lowest
                     masses[r] = zero
                 for j in range(i + 1):
+                    reach(ahead)
                     clear()
                     for c in range(wide):
                         add(keys + (j * wide + c) * size, queries + c * size, planes)
                     keep(scores + j * SUMS, 128)
                     highest(scores + j * SUMS, 32 * (j - i), at_tops)
                 for j in range(i + 1):
+                    reach(ahead)
                     if planes == 1:
                         weights(
                             scores + j * SUMS, 32 * (j - i), octaves, at_tops, at_masses,
@@ -279,6 +319,7 @@ def _forward(
                             pairs + j * size,
                         )  # fmt: skip
                 for c in range(wide):
+                    reach(ahead)
                     clear()
                     for j in range(i + 1):
                         add(values + (j * wide + c) * size, pairs + j * size, planes)
@@ -324,10 +365,17 @@ def _backward(
     rows = sums + CHUNK * wide * SUMS
     tables = rows + wide * SUMS
     document, cosines, sines = -1, tables, tables
+    places = (
+        q.ctypes.data, grad.ctypes.data, out.ctypes.data, dq.ctypes.data,
+        k.ctypes.data, v.ctypes.data, dk.ctypes.data, dv.ctypes.data,
+    )  # fmt: skip
+    ahead = np.zeros(3 + 3 * len(places), np.int64)
     configure(shapes.ctypes.data)
     for t in range(len(tasks)):
         start, n, key_head = tasks[t, 0], tasks[t, 1], tasks[t, 2]
         blocks = (n + 31) // 32
+        sites = groups * blocks * ((blocks + 1) // 2 + 3 * wide)
+        aim(ahead, tasks, t, sites, places, groups * dim * item, q_row, 4, k_row)
         part = blocks * wide * size
         keys = tables + 2 * blocks * wide * SUMS
         values = keys + part
@@ -388,6 +436,7 @@ def _backward(
                     right = min(bottom, left + CHUNK)
                     for j in range(left, right):
                         for i in range(max(top, j), bottom):
+                            reach(ahead)
                             clear()
                             for c in range(wide):
                                 add(keys + (j * wide + c) * size, queries + ((i - top) * wide + c) * size, planes)
@@ -412,11 +461,13 @@ def _backward(
                     for j in range(left, right):
                         for c in range(wide):
                             place = (j * wide + c) * SUMS
+                            reach(ahead)
                             begin(d_values + place, fresh)
                             for i in range(max(top, j), bottom):
                                 at = ((j - left) * CHUNK + i - top) * size
                                 add(given + at, grad_rows + ((i - top) * wide + c) * size, planes)
                             keep(d_values + place, 128)
+                            reach(ahead)
                             begin(d_keys + place, fresh)
                             for i in range(max(top, j), bottom):
                                 at = ((j - left) * CHUNK + i - top) * size
@@ -425,6 +476,7 @@ def _backward(
                     for i in range(top, bottom):
                         for c in range(wide):
                             place = ((i - top) * wide + c) * SUMS
+                            reach(ahead)
                             begin(sums + place, left == 0)
                             for j in range(left, min(right, i + 1)):
                                 at = ((j - left) * CHUNK + i - top) * size
