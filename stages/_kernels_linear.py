@@ -53,16 +53,15 @@ def rows_of_pass(rows: int, steps: int) -> int:
 
 def columns_of_pass(width: int, steps: int) -> int:
     """Columns of weights to lay out at a time."""
-    return min(width, max(32, _COLUMNS_BYTES // (6 * steps) // 32 * 32))
+    return min(width, max(32, _COLUMNS_BYTES // (6 * min(steps, DEPTH)) // 32 * 32))
 
 
-def room(held: int, steps: int, width: int, wide: int, rank: int, slots: int) -> int:
-    """Bytes of scratch for that."""
+def room(held: int, steps: int, width: int, wide: int, rank: int, parts: int, slots: int) -> int:
+    """Bytes of scratch for that; see :func:`linear` for the arguments."""
     depth = min(steps, DEPTH)
-    left, right = 6 * held * depth, 6 * wide * steps
-    thin = (192 + 128) * rank * (held // 32 + slots)
+    rows, columns, thin = 6 * held * depth, 6 * wide * depth, (192 + 128) * rank * parts
     factors = 6 * rank * (depth + slots * wide)
-    return 64 + 4096 + 4 * max(steps, width, 32) + 6144 + 128 + left + right + thin + factors
+    return 64 + 4096 + 4 * max(steps, width, 32) + 6144 + 128 + rows + columns + thin + factors
 
 
 @inner
@@ -93,17 +92,17 @@ def pair_block(lines: Any, out: Any) -> None:
 
 
 @inner
-def lay_weight(weight: Any, stride: Any, transposed: Any, steps: Any, count: Any, lines: Any, out: Any) -> None:
+def lay_weight(weight: Any, stride: Any, transposed: Any, depth: Any, count: Any, lines: Any, out: Any) -> None:
     """`count` columns of Wᵀ (of W where `transposed`), rows of memory `stride` numbers apart, as packed tiles."""
     for c in range(0, count, 32):
-        for k in range(0, steps, 32):
+        for k in range(0, depth, 32):
             corner = weight + 4 * (k * stride + c if transposed else c * stride + k)
             for row in range(32):
                 split_both(corner + 4 * row * stride, lines + 64 * row, 2048)
             if transposed:
-                pair_block(lines, out + 6 * c * steps + 192 * k)
+                pair_block(lines, out + 6 * c * depth + 192 * k)
             else:
-                turn_block(lines, out + 6 * c * steps + 192 * k)
+                turn_block(lines, out + 6 * c * depth + 192 * k)
 
 
 @inner
@@ -153,8 +152,8 @@ def copy_rows(out: Any, apart: Any, source: Any, stride: Any, rows: Any) -> None
 
 
 @inner
-def meet(ends: Any, top: Any, rows: Any, first_of: Any, group_of: Any, low_of: Any, high_of: Any) -> Any:
-    """For each block of a pass, the groups that have rows in it and which those are; their number over all."""
+def meet(ends: Any, top: Any, rows: Any, first_of: Any, group_of: Any, low_of: Any, high_of: Any) -> None:
+    """The parts of each block of rows: one for each group that has rows in it, from row `low` to before row `high`."""
     parts, group = 0, 0
     for i in range(0, rows, 32):
         first_of[i // 32] = parts
@@ -166,61 +165,66 @@ def meet(ends: Any, top: Any, rows: Any, first_of: Any, group_of: Any, low_of: A
             low = high_of[parts]
             parts += 1
     first_of[(rows + 31) // 32] = parts
-    return parts
 
 
 def _linear(
     tasks: Any, ends: Any, x: Any, steps: Any, weight: Any, transposed: Any, bias: Any, width: Any,
     down: Any, up: Any, ranks: Any, rank: Any, alpha: Any, y: Any, h: Any,
-    held: Any, wide: Any, slots: Any, work: Any, shapes: Any,
+    held: Any, wide: Any, parts: Any, slots: Any, work: Any, shapes: Any,
 ) -> None:  # fmt: skip
     """Rows of each task (first, last): y (rows, width), unless that is 0 wide, and h (rows, rank), unless that is 0.
 
     x (rows, steps), W (width, steps), or (steps, width) where `transposed`, y and h are addresses of fp32, so is
     `bias`, or 0. Group g ends before row ends[g]; its factors are at the addresses down[g] and up[g], stacks of
     `ranks`, which `rank` fills up to a multiple of 32. Widths and steps are multiples of 32. At a time, `held` rows and
-    `wide` columns are laid out; so many rows meet at most `slots` groups.
+    `wide` columns are laid out; so many rows meet at most `slots` groups. Blocks of 32 rows have `parts` parts, one for
+    each group that they meet, in a task.
     """
     base = (work.ctypes.data + 63) // 64 * 64
     head = base - work.ctypes.data
-    deepest, most = min(steps, DEPTH), held // 32 + slots
+    deepest = min(steps, DEPTH)
     sums, nothing = base, base + 4096
     lines = nothing + 4 * max(steps, width, 32)
     left = lines + 6144 + 128
     right = left + 6 * held * deepest
-    thin = right + 6 * wide * steps
-    raw = thin + 192 * rank * most
-    narrow = raw + 128 * rank * most
+    thin = right + 6 * wide * deepest
+    raw = thin + 192 * rank * parts
+    narrow = raw + 128 * rank * parts
     broad = narrow + 6 * rank * deepest
     blank(work, head + 4096, head + 4096 + 4 * max(steps, width, 32))
-    first_of, slot_of = np.empty(held // 32 + 1, np.int64), np.empty(most, np.int64)
-    group_of, low_of, high_of = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    group_of, low_of, high_of = np.empty(parts, np.int64), np.empty(parts, np.int64), np.empty(parts, np.int64)
+    slot_of = np.empty(parts, np.int64)
     configure(shapes.ctypes.data)
     for task in range(len(tasks)):
-        for first in range(0, max(width, 1), max(wide, 1)):
-            count = min(wide, width - first)
-            stride = width if transposed else steps
-            lay_weight(
-                weight + 4 * first * (1 if transposed else steps), stride, transposed, steps, count, lines, right
-            )
-            for top in range(tasks[task, 0], tasks[task, 1], held):
-                rows = min(held, tasks[task, 1] - top)
-                parts = meet(ends, top, rows, first_of, group_of, low_of, high_of)
-                slot = -1
-                for part in range(parts):
-                    if part == 0 or group_of[part] != group_of[part - 1]:
-                        slot += 1
-                        out = broad + 6 * rank * wide * slot
-                        lay_up(up, ranks, group_of[part], rank, alpha, width, first, count, nothing, lines, out)
-                    slot_of[part] = slot
-                for begin in range(0, steps, DEPTH):
-                    depth = min(DEPTH, steps - begin)
+        origin, stop = tasks[task, 0], tasks[task, 1]
+        first_of = np.empty((stop - origin + 31) // 32 + 1, np.int64)
+        meet(ends, origin, stop - origin, first_of, group_of, low_of, high_of)
+        # Sums of more than a pass over steps go on from y, which is in fp32 as they are.
+        for begin in range(0, steps, DEPTH):
+            depth = min(DEPTH, steps - begin)
+            last = begin + depth == steps
+            for first in range(0, max(width, 1), max(wide, 1)):
+                count = min(wide, width - first)
+                corner = begin * width + first if transposed else first * steps + begin
+                lay_weight(weight + 4 * corner, width if transposed else steps, transposed, depth, count, lines, right)
+                for top in range(origin, stop, held):
+                    rows = min(held, stop - top)
+                    block = (top - origin) // 32
+                    begin_part, end_part = first_of[block], first_of[block + (rows + 31) // 32]
                     lay_rows(x + 4 * (top * steps + begin), steps, rows, depth, nothing, left)
-                    for part in range(parts):
-                        if part == 0 or group_of[part] != group_of[part - 1]:
-                            lay_down(
-                                down, ranks, group_of[part], rank, steps, begin, depth, nothing, lines, narrow
-                            )  # fmt: skip
+                    slot = -1
+                    for part in range(begin_part, end_part):
+                        group = group_of[part]
+                        fresh = part == begin_part or group != group_of[part - 1]
+                        slot += fresh
+                        slot_of[part] = slot
+                        if fresh and last:
+                            out = broad + 6 * rank * wide * slot
+                            lay_up(up, ranks, group, rank, alpha, width, first, count, nothing, lines, out)
+                        if first:
+                            continue
+                        if fresh:
+                            lay_down(down, ranks, group, rank, steps, begin, depth, nothing, lines, narrow)
                         i = (low_of[part] - top) // 32 * 32
                         for r in range(0, rank, 32):
                             at = raw + 128 * (rank * part + r)
@@ -230,19 +234,14 @@ def _linear(
                                 clear()
                             add_product(left + 6 * i * depth, narrow + 6 * r * depth, depth)
                             keep(at, 128)
-                    last = begin + depth == steps
-                    for part in range(parts if last else 0):
-                        start, stop = (
-                            (low_of[part] - top) % 32,
-                            (low_of[part] - top) % 32 + high_of[part] - low_of[part],
-                        )
+                    # Apart from the sums, which would wait for it.
+                    for part in range(begin_part if last and first == 0 else end_part, end_part):
+                        low, size = (low_of[part] - origin) % 32, high_of[part] - low_of[part]
                         for r in range(0, rank, 32):
                             source, at = raw + 128 * (rank * part + r), thin + 192 * (rank * part + r)
-                            copy_rows(
-                                h + 4 * (low_of[part] * rank + r), 4 * rank, source + 128 * start, 128, stop - start
-                            )
+                            copy_rows(h + 4 * (low_of[part] * rank + r), 4 * rank, source + 128 * low, 128, size)
                             for row in range(32):
-                                inside = start <= row < stop
+                                inside = low <= row < low + size
                                 split_both(source + 128 * row if inside else nothing, at + 64 * row, 2048)
                     for c in range(0, count, 32):
                         for i in range(0, rows, 32):
@@ -257,10 +256,11 @@ def _linear(
                             else:
                                 copy_rows(sums, 128, out, apart, there)
                                 recall(sums, 128)
-                            add_product(left + 6 * i * depth, right + 6 * c * steps + 192 * begin, depth)
-                            for part in range(first_of[i // 32] if last else 0, first_of[i // 32 + 1] if last else 0):
-                                factor = broad + 6 * rank * (wide * slot_of[part] + c)
-                                add_product(thin + 192 * rank * part, factor, rank)
+                            add_product(left + 6 * i * depth, right + 6 * c * depth, depth)
+                            if last:
+                                for part in range(first_of[block + i // 32], first_of[block + i // 32 + 1]):
+                                    factor = broad + 6 * rank * (wide * slot_of[part] + c)
+                                    add_product(thin + 192 * rank * part, factor, rank)
                             if there == 32:
                                 keep(out, apart)
                             else:

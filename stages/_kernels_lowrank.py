@@ -34,6 +34,7 @@ interleave_narrow: Any = tiles.interleave_narrow
 transpose: Any = tiles.transpose
 accumulate: Any = tiles.accumulate
 scale: Any = tiles.scale
+stream: Any = tiles.stream
 move: Any = tiles.move
 
 STRIP = 128  # columns whose sums are written before they are added to their rows; rows whose sums stay in registers
@@ -54,6 +55,30 @@ def row_of(stacks: Any, ranks: Any, group: Any, row: Any, width: Any, nothing: A
             return stacks[group, place] + 4 * width * row
         row -= ranks[place]
     return nothing
+
+
+@inner
+def first_change(stacks: Any, ranks: Any, group: Any, before: Any) -> Any:
+    """The first row of a group's factors that another group's, or -1 for none, do not have in the same place."""
+    row = 0
+    for place in range(ranks.size):
+        if before < 0 or stacks[group, place] != stacks[before, place]:
+            return row
+        row += ranks[place]
+    return row
+
+
+@inner
+def last_change(stacks: Any, ranks: Any, group: Any, before: Any, rank: Any) -> Any:
+    """The end of the last such row."""
+    row = ranks.sum()
+    for place in range(ranks.size - 1, -1, -1):
+        if before < 0:
+            return rank
+        if stacks[group, place] != stacks[before, place]:
+            return row
+        row -= ranks[place]
+    return row
 
 
 @inner
@@ -78,13 +103,16 @@ def _down(
     for s in range(len(segments)):
         group, start, count = segments[s, 0], segments[s, 1], segments[s, 2]
         if group != before:
+            # The shared factors and those of earlier stages are there from the group before.
+            low = first_change(stacks, ranks, group, before) // 16 * 16
+            high = (last_change(stacks, ranks, group, before, rank) + 15) // 16 * 16
             before = group
-            for r in range(rank):
+            for r in range(low, high):
                 source = row_of(stacks, ranks, group, r, width, nothing)
                 for c in range(0, width, 16):
                     narrow(source + 4 * c, lines + 2 * (r * width + c))
             for c in range(0, width, 32):
-                for r in range(0, rank, 16):
+                for r in range(low, high, 16):
                     transpose(lines + 2 * (r * width + c), 2 * width, packed + 2 * (c * rank + 32 * r), 64)
         for i in range(0, count, 32):
             left, rows = x + 2 * (start + i) * width, min(32, count - i)
@@ -128,8 +156,10 @@ def _up(
     for s in range(len(segments)):
         group, start, count = segments[s, 0], segments[s, 1], segments[s, 2]
         if group != before:
+            low = first_change(stacks, ranks, group, before) // 2 * 2
+            high = (last_change(stacks, ranks, group, before, rank) + 1) // 2 * 2
             before = group
-            for r in range(0, rank, 2):
+            for r in range(low, high, 2):
                 first = row_of(stacks, ranks, group, r, width, nothing)
                 second = row_of(stacks, ranks, group, r + 1, width, nothing)
                 for c in range(0, width, 16):
@@ -203,10 +233,12 @@ def _outer(
                         multiply(at, at + 1024, 64, right, right + 1024)
                     keep(out, line)
         for r in range(trained):
-            out = row_of(stacks, ranks, group, r, width, nothing) + 4 * begin
-            add = 1 if common and s > 0 and r < ranks[0] else 0
+            out, own = row_of(stacks, ranks, group, r, width, nothing) + 4 * begin, r >= ranks[0] or not common
             for c in range(0, end - begin, 16):
-                scale(out + 4 * c, sums + line * r + 4 * c, alpha, add)
+                if own:
+                    stream(out + 4 * c, sums + line * r + 4 * c, alpha)
+                else:
+                    scale(out + 4 * c, sums + line * r + 4 * c, alpha, 1 if s > 0 else 0)
     release()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._compile import kernel
 from ._kernels_attention import one_tile
-from ._kernels_lowrank import STRIP, blank, move, row_of, scale
+from ._kernels_lowrank import STRIP, blank, move, row_of, scale, stream
 
 __all__ = ["outer", "room"]
 
@@ -51,10 +51,12 @@ def _outer(
                         out, left = sums + 4 * (line * r + c), h + 4 * (start * rank + r)
                         one_tile(out, left, strips + (c - part) // 32 * APART, count, 1, rank, 32, line, passed)
         for r in range(trained):
-            out = row_of(stacks, ranks, group, r, width, nothing) + 4 * begin
-            add = 1 if common and s > 0 and r < ranks[0] else 0
+            out, own = row_of(stacks, ranks, group, r, width, nothing) + 4 * begin, r >= ranks[0] or not common
             for c in range(0, line, 16):
-                scale(out + 4 * c, sums + 4 * (line * r + c), alpha, add)
+                if own:
+                    stream(out + 4 * c, sums + 4 * (line * r + c), alpha)
+                else:
+                    scale(out + 4 * c, sums + 4 * (line * r + c), alpha, 1 if s > 0 else 0)
 
 
 outer = kernel(_outer, error_model="numpy")

@@ -21,7 +21,6 @@ __all__ = [
     "accumulate",
     "clear",
     "configure",
-    "fetch",
     "interleave",
     "interleave_narrow",
     "keep",
@@ -33,8 +32,8 @@ __all__ = [
     "release",
     "scale",
     "six",
-    "split",
     "split_both",
+    "stream",
     "transpose",
 ]
 
@@ -223,16 +222,6 @@ def move(typing: Any, out: Any, source: Any) -> Any:
 
 
 @intrinsic
-def fetch(typing: Any, source: Any) -> Any:
-    """Have the line of the cache at this address ready in the second level."""
-
-    def code(b: Any, source: Any) -> None:
-        _call(b, "prefetch", _at(b, source, _BYTE), _WORD(0), _WORD(2), _WORD(1))
-
-    return _steps([types.intp], code)
-
-
-@intrinsic
 def narrow(typing: Any, source: Any, out: Any) -> Any:
     """16 fp32 to 16 bf16."""
     return _steps([types.intp] * 2, lambda b, at, out: _store(b, _halves(b, _load(b, at, _FLOATS)), out))
@@ -265,20 +254,6 @@ def split_both(typing: Any, source: Any, out: Any, apart: Any) -> Any:
             _store(b, b.shuffle_vector(*pairs, upper), b.add(out, b.mul(apart, _LONG(place))))
 
     return _steps([types.intp] * 3, code)
-
-
-@intrinsic
-def split(typing: Any, source: Any, first: Any, second: Any, third: Any) -> Any:
-    """16 fp32 as three times 16 bf16 that add up to them."""
-
-    def code(b: Any, source: Any, *places: Any) -> None:
-        rest = _load(b, source, _FLOATS)
-        for place in places:
-            part = _halves(b, rest)
-            _store(b, part, place)
-            rest = b.fsub(rest, _widened(b, part))
-
-    return _steps([types.intp] * 4, code)
 
 
 @intrinsic
@@ -346,9 +321,24 @@ def scale(typing: Any, out: Any, source: Any, factor: Any, add: Any) -> Any:
     return _steps([types.intp, types.intp, types.float32, types.intp], code)
 
 
-def _scaled(b: Any, before: Any, values: Any, factor: Any) -> Any:
+@intrinsic
+def stream(typing: Any, out: Any, source: Any, factor: Any) -> Any:
+    """Write `factor` times 16 fp32 past the caches, to a whole line of them: what is next read much later."""
+
+    def code(b: Any, out: Any, source: Any, factor: Any) -> None:
+        values = b.fmul(_every(b, factor), _load(b, source, _FLOATS))
+        written = b.store(values, _at(b, out, _FLOATS), align=64)
+        written.set_metadata("nontemporal", b.module.add_metadata([_WORD(1)]))
+
+    return _steps([types.intp, types.intp, types.float32], code)
+
+
+def _every(b: Any, factor: Any) -> Any:
     single = b.insert_element(ir.Constant(_FLOATS, ir.Undefined), factor, _WORD(0))
-    every = b.shuffle_vector(single, single, ir.Constant(_WORDS, [0] * _LANES))
+    return b.shuffle_vector(single, single, ir.Constant(_WORDS, [0] * _LANES))
+
+
+def _scaled(b: Any, before: Any, values: Any, factor: Any) -> Any:
     insert: Any = cgutils.get_or_insert_function
     fma = insert(b.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{_LANES}f32")
-    return b.call(fma, [every, values, before])
+    return b.call(fma, [_every(b, factor), values, before])

@@ -141,7 +141,7 @@ def scratch(rows: int, one: int, other: int) -> int:
 
     def room(steps: int, width: int) -> int:
         held, wide = kernels.rows_of_pass(rows, steps), kernels.columns_of_pass(width, steps)
-        return kernels.room(held, steps, width, wide, 0, 0)
+        return kernels.room(held, steps, width, wide, 0, 0, 0)
 
     return max(room(one, other), room(other, one))
 
@@ -173,7 +173,8 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor | None, u: Updates, transposed:
     held, wide = kernels.rows_of_pass(piece, steps), kernels.columns_of_pass(width, steps)
     ends = np.cumsum(u.sizes, dtype=np.int64)
     slots = _most_groups(ends, tasks, held)
-    size = kernels.room(held, steps, width, wide, u.rank, slots)
+    parts = -(-piece // GRAIN) + len(ends) if u.rank else 0
+    size = kernels.room(held, steps, width, wide, u.rank, parts, slots)
     if x.device.type == "meta":
         x.new_empty(len(tasks), size, dtype=torch.uint8)  # for the estimate to count
         return
@@ -183,7 +184,7 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor | None, u: Updates, transposed:
     low_rank = (u.down, u.up, u.ranks, u.rank, np.float32(u.alpha), y.data_ptr(), h.data_ptr())
 
     def run(part: Any) -> None:
-        kernels.linear(part, ends, *given, *low_rank, held, wide, slots, free.pop().numpy(), TILES)
+        kernels.linear(part, ends, *given, *low_rank, held, wide, parts, slots, free.pop().numpy(), TILES)
 
     share(run, tasks, x.numel())
     _spare.append(room.view(-1))
