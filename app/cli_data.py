@@ -131,7 +131,7 @@ def register(app: typer.Typer) -> None:
         from . import api
         from .progress import clean
         from .report.terminal import heatmap, relations_table
-        from .tables import agreement_table, validation_table
+        from .tables import agreement_table, validation_line, validation_table
 
         check_target(out, folder=True)
         check_measure(show)
@@ -168,7 +168,7 @@ def register(app: typer.Typer) -> None:
             if relations.validation:
                 advice = relations.validation.get("advice")
                 sentence = [Text(f"Advice: {clean(str(advice))}")] if advice else []
-                common.session.show("", validation_table(relations), *sentence)
+                common.session.show("", validation_line(relations), validation_table(relations), *sentence)
             common.session.show(f"Wrote {out}. Next: kinfold plan {out} -o plan.json")
         common.session.answer(
             {

@@ -21,6 +21,7 @@ __all__ = [
     "features_line",
     "human_bytes",
     "solvers_table",
+    "validation_line",
     "validation_table",
 ]
 
@@ -194,6 +195,15 @@ def features_line(evaluation: Mapping[str, Any]) -> str | None:
         return None
     before, after = float(found["before"]), float(found["after"])
     return f"H-score, how well features separate the labels: {before:.3f} before, {after:.3f} after"
+
+
+def validation_line(relations: Any) -> str:
+    """What was trained to measure transfer, and on how many of the domains."""
+    found = relations.validation
+    return (
+        f"Transfer measured by training: {found['kind']}, {len(found['domains'])} of {len(relations.domains)} domains, "
+        f"in {found['unit']}"
+    )
 
 
 def validation_table(relations: Any) -> Any:

@@ -32,6 +32,7 @@ _HELD_OUT = 0.3
 _EVALUATED = 100
 # Windows of these that a language model is graded on; grading costs k² passes.
 _ROWS = 128
+_LEARNT = 0.05  # above chance: three standard errors of a dozen domains' mean on a hundred held-out texts each
 _BATCH = 8
 _LR = 1e-3
 
@@ -104,6 +105,9 @@ def validate_measures(
     picked = {name: matrix[np.ix_(chosen, chosen)] for name, matrix in matrices.items()}
     measures = rank_measures(picked, truth, seed=seed)
     best, advice = advise(measures)
+    unlearnt = _unlearnt(transfer, unit, len(classes))
+    if unlearnt is not None:
+        best, advice = None, unlearnt
     return {
         "kind": kind,
         "unit": unit,
@@ -116,6 +120,20 @@ def validate_measures(
         "reliability": reliability,
         "warnings": warnings,
     }
+
+
+def _unlearnt(transfer: NDArray[np.float64], unit: str, classes: int) -> str | None:
+    """What to say where probes did not even learn what they were trained on: what they transfer is noise then."""
+    own = float(np.diagonal(transfer).mean())
+    floor = 0.5  # of the domains a language model must have learnt half
+    if unit in ("AUC", "accuracy"):
+        floor = (0.5 if unit == "AUC" else 1 / classes) + _LEARNT
+    if own > floor:
+        return None
+    return (
+        f"the probes hardly learnt their own domains (mean {unit} {own:.2f}), so the transfer measured is noise and "
+        "these correlations say nothing; raise measure.probe_steps and measure.probe_documents, or name a better base model."
+    )
 
 
 def _classes(collection: Collection, chosen: Sequence[int] | NDArray[Any]) -> list[str]:

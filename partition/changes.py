@@ -124,7 +124,8 @@ class PlanExtension:
         out += [f"retrain stage {t + 1}: {', '.join(self.plan.stages[t])}" for t in self.retrain]
         if self.affected:
             later = ", ".join(str(t + 1) for t in self.affected)
-            out.append(f"stages {later} build on a retrained one: train them again for an exact final backbone")
+            who = f"stage {later} builds" if len(self.affected) == 1 else f"stages {later} build"
+            out.append(f"{who} on a retrained one: train again too for an exact final backbone")
         return tuple(out) or ("nothing to add",)
 
 
@@ -176,7 +177,9 @@ def extend_plan(
             frozen, time_limit=settings.time_limit, seed=seed, workers=settings.workers, progress=progress
         )
     except InfeasibleError as fault:
-        raise InfeasibleError(f"extend: the new domains fit nowhere while the old stay ({fault}) Plan anew.") from None
+        # What the solver says of links is about those that keep the old stages; the user may have given none.
+        why = str(fault).removeprefix("plan: ").removesuffix(".").replace(", or drop a must_link", "")
+        raise InfeasibleError(f"extend: the new domains fit nowhere while the old stay: {why}, or plan anew.") from None
     assignment = solution.assignment
     old = [int(assignment[head]) for head in heads]
     fresh = [t for t in range(int(assignment.max()) + 1) if t not in old]

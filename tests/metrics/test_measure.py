@@ -270,6 +270,22 @@ def test_affinity_on_labelled_domains(toy_labelled):
     assert found.validation["advice"]
 
 
+def test_probes_that_learnt_nothing_are_no_ground_for_advice(toy_labelled, tmp_path):
+    rng = np.random.default_rng(0)
+    for file in toy_labelled.glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        lines = [json.dumps({**row, "label": int(rng.integers(2))}) for row in rows]
+        (tmp_path / file.name).write_text("\n".join(lines) + "\n")
+    settings = MeasureSettings(**FAST, measures=("js",), validate="probe")
+    drawn = measure(load_corpora(tmp_path), settings=settings).validation
+    assert np.diagonal(drawn["transfer"]).mean() < 0.55
+    assert drawn["best"] is None
+    assert "hardly learnt their own domains" in drawn["advice"]
+    learnt = measure(load_corpora(toy_labelled), settings=settings).validation
+    assert np.diagonal(learnt["transfer"]).mean() > 0.7
+    assert "learnt" not in learnt["advice"]
+
+
 def test_affinity_without_labels_says_why(toy):
     settings = MeasureSettings(**FAST, measures=("js", "class_mean_cosine", "proxy_a_distance"))
     found = measure(toy, settings=settings)

@@ -273,6 +273,16 @@ def test_peers_never_beat_a_proved_plan_and_all_are_there(relations):
             assert row["gap"] >= 0
 
 
+def test_an_extension_that_cannot_be_speaks_of_what_the_user_gave(relations_of):
+    relations = relations_of(9, 3)
+    plan = make_plan(relations.subset(relations.domains[:8]), settings=replace(QUICK, stages=4))
+    with pytest.raises(InfeasibleError) as raised:
+        extend_plan(plan, relations, settings=replace(QUICK, budget={"domains": 1}))
+    assert "while the old stay: " in str(raised.value)
+    assert str(raised.value).endswith(" or more, or plan anew.")
+    assert "must_link" not in str(raised.value), "the links are the extension's own"
+
+
 def test_diff_and_extend(relations_of):
     relations = relations_of(k=11, seed=2)
     settings = replace(QUICK, budget={"domains": 5})
