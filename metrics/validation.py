@@ -132,7 +132,7 @@ def _unlearnt(transfer: NDArray[np.float64], unit: str, classes: int) -> str | N
         return None
     return (
         f"the probes hardly learnt their own domains (mean {unit} {own:.2f}), so the transfer measured is noise and "
-        "these correlations say nothing; raise measure.probe_steps and measure.probe_documents, or name a better base model."
+        "these correlations say nothing; raise measure.probe_steps and measure.probe_documents, or name a better model."
     )
 
 
