@@ -1,59 +1,94 @@
-"""Attention by document: the compiled loop against PyTorch's kernels; and a step with and without kept memory.
+"""Attention by document: tile registers, AVX-512 loops and PyTorch's kernels; and a step with and without kept memory.
 
     python benchmarks/bench_attention.py
 
-Milliseconds a layer of six heads of 64, one thread, CPU time, medians of turns.
+Milliseconds a layer of six heads of 64 with rotary positions, forward and backward through autograd as in training, one
+thread, CPU time, medians of turns. Before each call as much other memory is written as the nearer caches hold, as a
+layer finds it. The positions of the second and third way are rotated in a loop of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from _common import interleaved, record, table
-from kinfold.stages import _attention_cpu
+from _common import record, table
+from kinfold.stages import _attention_cpu, _attention_tiles
+from kinfold.stages._attention_cpu import rotated_attention
 from kinfold.stages._heap import kept_memory
 
 BATCHES = {
     "8 ragged, 1,555 tokens": (189, 120, 300, 468, 60, 28, 200, 190),
     "24 of 64": (64,) * 24,
+    "16 of 128": (128,) * 16,
     "3 of 512": (512,) * 3,
 }
+WAYS = ("tiles", "AVX-512", "PyTorch")
+Work = Callable[[], Any]
 
 
-def passes(lengths: tuple[int, ...], dtype: torch.dtype, heads: int, compiled: bool) -> tuple[Callable[[], Any], ...]:
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(1, sum(lengths), heads, 64, generator=generator).to(dtype) for _ in range(4)]
-    q, k, v = (part.transpose(1, 2) for part in rows[:3])
+@contextmanager
+def only(way: str) -> Iterator[None]:
+    """The ways before this one taken away."""
+    takes, compiler = _attention_tiles.takes, _attention_cpu.have_compiler
+    if way != "tiles":
+        _attention_tiles.takes = lambda query: False
+    if way == "PyTorch":
+        _attention_cpu.have_compiler = lambda: False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _attention_tiles.takes, _attention_cpu.have_compiler = takes, compiler
 
-    def run(function: Callable[..., Any], *args: Any) -> Any:
-        before = _attention_cpu.have_compiler
-        _attention_cpu.have_compiler = (lambda: True) if compiled else (lambda: False)  # type: ignore[assignment]
-        try:
-            return function(*args)
-        finally:
-            _attention_cpu.have_compiler = before
 
-    out, total = run(_attention_cpu._forward, q, k, v, lengths, 0.125)
-    return (
-        lambda: run(_attention_cpu._forward, q, k, v, lengths, 0.125),
-        lambda: run(_attention_cpu._backward, rows[3], q, k, v, out, total, lengths, 0.125),
-    )
+def passes(lengths: tuple[int, ...], dtype: torch.dtype, way: str) -> tuple[Work, Work]:
+    """Forward and backward of a layer."""
+    generator, n = torch.Generator().manual_seed(0), sum(lengths)
+    q, k, v, upstream = (torch.randn(n, 6, 64, generator=generator).to(dtype) for _ in range(4))
+    cos, sin = (torch.rand(n, 64, generator=generator).to(dtype) for _ in range(2))
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+
+    def forward() -> torch.Tensor:
+        with only(way):
+            return rotated_attention(q, k, v, cos, sin, lengths, 0.125)
+
+    held = forward()
+
+    def backward() -> Any:
+        with only(way):
+            return torch.autograd.grad(held, leaves, upstream[None], retain_graph=True)
+
+    return forward, backward
+
+
+def in_turns(works: dict[str, Work], repeats: int) -> dict[str, float]:
+    """Median CPU-seconds of each, in turns."""
+    others = torch.zeros(6_000_000)
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            others.add_(1.0)
+            start = time.process_time()
+            work()
+            if turn:
+                seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def attention(repeats: int) -> list[dict[str, Any]]:
     found = []
     for name, lengths in BATCHES.items():
         for dtype in (torch.float32, torch.bfloat16):
-            ways = {}
-            for compiled in (True, False):
-                forward, backward = passes(lengths, dtype, 6, compiled)
-                label = "compiled" if compiled else "PyTorch"
-                ways |= {f"{label}, forward": forward, f"{label}, backward": backward}
-            seconds = interleaved(ways, repeats=repeats)
+            works: dict[str, Work] = {}
+            for way in WAYS:
+                forward, backward = passes(lengths, dtype, way)
+                works |= {f"{way}, forward": forward, f"{way}, backward": backward}
+            seconds = in_turns(works, repeats)
             found.append(
                 {"batch": name, "dtype": str(dtype).removeprefix("torch.")} | {k: 1000 * s for k, s in seconds.items()}
             )
@@ -69,15 +104,15 @@ def heap(repeats: int) -> float:
 
     ratios = []
     for _ in range(repeats):
-        plain = interleaved({"plain": step}, repeats=3)["plain"]
+        plain = in_turns({"plain": step}, 3)["plain"]
         with kept_memory():
-            ratios.append(interleaved({"kept": step}, repeats=3)["kept"] / plain)
+            ratios.append(in_turns({"kept": step}, 3)["kept"] / plain)
     return statistics.median(ratios)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with kept_memory():

@@ -150,7 +150,9 @@ def _compiled(name: str, tensors: Sequence[Tensor], lengths: Sequence[int], scal
         work = np.empty(room, dtype=np.float32)
         getattr(kernels, name)(part, *first[:3], np.float32(scale), *first[3:], work, *rest)
 
-    share(run, tiles.tasks_of(lengths, key.shape[1]), sum(length * length for length in lengths) * query.shape[1])
+    share(
+        run, tiles.tasks_of(tuple(lengths), key.shape[1]), sum(length * length for length in lengths) * query.shape[1]
+    )
 
 
 class _Documents(torch.autograd.Function):

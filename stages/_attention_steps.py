@@ -41,11 +41,13 @@ _POWERS = {
     False: (1.000000072, 0.6931469671, 0.2402211972, 0.05550713273, 0.009675541334, 0.001327647199),
     True: (1.000000001, 0.6931472057, 0.2402264689, 0.05550328777, 0.009618488957, 0.001339993122, 0.0001534581201),
 }
-_LEAST = -200.0  # 2^-200 is 0 in fp32; of minus infinity, the remainder below would be NaN
+# What lies below 2^-100 of the whole counts as that: products of it stay clear of the numbers that a CPU treats one by
+# one, and minus infinity has a remainder.
+_LEAST = -100.0
 
 
 def _power(b: Any, x: Any, wide: bool) -> Any:
-    """2^x, 0 below -200; NaN stays NaN."""
+    """2^x, at least 2^-100; NaN stays NaN."""
     x = b.select(b.fcmp_ordered("<", x, constant(_LEAST)), constant(_LEAST), x)
     whole = external(b, f"rint.v{_LANES}f32", _FLOATS, x)
     rest = b.fsub(x, whole)

@@ -8,7 +8,7 @@ whole vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,8 @@ def turns(query: Tensor, cos: Tensor, sin: Tensor) -> bool:
     return query.dtype == cos.dtype == sin.dtype and query.shape[-1] % (2 * _HALF) == 0
 
 
-def tasks_of(lengths: Sequence[int], key_heads: int) -> NDArray[np.int64]:
+@lru_cache(maxsize=4)  # a step's layers ask for the same
+def tasks_of(lengths: tuple[int, ...], key_heads: int) -> NDArray[np.int64]:
     """(first token, tokens, key head) of each piece of work, (documents · key heads, 3)."""
     starts = np.cumsum([0, *lengths[:-1]])
     # The longest first, dealt out in turn, so that threads end together.
@@ -101,7 +102,7 @@ def _run(name: str, rows: Sequence[Tensor], turn: Sequence[Tensor], lengths: Seq
         work = torch.empty(_room(name, longest, width, planes), dtype=torch.uint8).numpy()
         getattr(kernels, name)(part, *first, np.float32(scale), planes, work, TILES, *second)
 
-    share(run, tasks_of(lengths, heads), sum(length * length for length in lengths) * query.shape[1])
+    share(run, tasks_of(tuple(lengths), heads), sum(length * length for length in lengths) * query.shape[1])
 
 
 def _room(name: str, longest: int, width: int, planes: int) -> int:

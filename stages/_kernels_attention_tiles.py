@@ -53,7 +53,7 @@ CHUNK = 4  # blocks of queries, and of keys, whose weights are held at a time on
 FEW = 256 * CHUNK + 64  # bytes for the numbers of a chunk's queries
 LOG2E = np.float32(1.4426950408889634)
 one, zero, lowest = np.float32(1.0), np.float32(0.0), np.float32(-3e38)
-never = np.float32(1e30)  # stands for the logarithm of a sum of weights, so that these are 0
+never = np.float32(1e30)  # stands for the logarithm of a sum of weights, so that these are as good as none
 
 
 def _blocks(longest: int, dim: int) -> tuple[int, int]:
