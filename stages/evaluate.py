@@ -142,6 +142,12 @@ class Evaluator:
                     task.advance()
             if last or stage is None:
                 arrays |= self._features(bank)
+            asked = self.settings.eval_generate
+            if stage is None and asked and not any(key.startswith("answers.") for key in arrays):
+                self.progress.warn(
+                    f"train.eval_generate={asked}: no record of the {self.split} split has a prompt and an answer to "
+                    "compare with, so nothing is generated."
+                )
         finally:
             if bank is not None:
                 bank.detach()

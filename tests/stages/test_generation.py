@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinfold._progress import SilentProgress
 from kinfold.corpora import load_corpora
 from kinfold.partition.plan import Plan
 from kinfold.stages import LoraSpec, Run, TrainSettings, evaluate_run, train
@@ -75,3 +76,20 @@ def test_a_run_reports_answers_before_and_after(tiny_llama_dir: Path, tmp_path: 
     again = evaluate_run(run, load_corpora(folder), generate=2)
     assert {again[key]["engine"]["answers"] for key in ("before", "final")} == {2}
     assert "answers" not in evaluate_run(run, load_corpora(folder), generate=0)["final"]["engine"]
+
+
+def test_asking_for_answers_where_nothing_asks_is_said(toy_corpora: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    warned: list[str] = []
+
+    class Heard(SilentProgress):
+        def warn(self, message: str) -> None:
+            warned.append(message)
+
+    plan = Plan(stages=(("engine", "garden"),), domains=("engine", "garden"))
+    chosen = TrainSettings(lora=LoraSpec(rank=2), max_steps=1, eval_generate=3, eval_documents=2, bootstrap=10)
+    run = train(
+        plan, load_corpora(toy_corpora), model=tiny_llama_dir, out=tmp_path / "run", settings=chosen, progress=Heard()
+    )
+    assert isinstance(run, Run)
+    assert "answers" not in run.evaluation["final"]["engine"]
+    assert [line for line in warned if "train.eval_generate=3: no record of the test split has a prompt" in line]
