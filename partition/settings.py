@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from ..errors import ConfigError
 
@@ -13,13 +13,7 @@ __all__ = ["METHODS", "PEERS", "SCALES", "PlanSettings"]
 
 Scale = Literal["rank", "floor", "none"]
 Order = Literal["optimal", "reverse", "random", "given"]
-Method = Literal[
-    "auto",
-    "exact",
-    "heuristic",
-    "dp",
-    "clique",
-    "columns",
+Peer = Literal[
     "single_linkage",
     "average_linkage",
     "louvain",
@@ -30,19 +24,10 @@ Method = Literal[
     "all_in_one",
     "one_per_domain",
 ]
+Method = Literal["auto", "exact", "heuristic", "dp", "clique", "columns", Peer]
 
-PEERS: tuple[str, ...] = (
-    "single_linkage",
-    "average_linkage",
-    "louvain",
-    "leiden",
-    "spectral",
-    "greedy",
-    "random",
-    "all_in_one",
-    "one_per_domain",
-)
-METHODS: tuple[str, ...] = ("auto", "exact", "heuristic", "dp", "clique", "columns", *PEERS)
+PEERS: tuple[str, ...] = get_args(Peer)
+METHODS: tuple[str, ...] = get_args(Method)
 SCALES: tuple[str, ...] = ("rank", "floor", "none")
 
 

@@ -217,19 +217,13 @@ def _compiled_rows(
 
 
 class _Fused(torch.autograd.Function):
+    """Of :func:`run`, which documents `asked`: the loss, rows, domains, their number, soft cap and chunk."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        kind: _Rows,
-        rows: Tensor,
-        domains: Tensor,
-        n_domains: int,
-        softcap: float | None,
-        chunk: int | None,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: tuple[Any, ...]
     ) -> tuple[Tensor, Tensor]:
+        kind, rows, domains, n_domains, softcap, chunk = asked
         acc = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         grads = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         losses = hidden.new_empty(rows.shape[0], dtype=acc)
@@ -272,7 +266,7 @@ class _Fused(torch.autograd.Function):
             grad_hidden,
             grad_weight if ctx.needs_input_grad[1] else None,
             grad_bias if ctx.needs_input_grad[2] else None,
-            *[None] * 6,
+            None,
         )
 
 
@@ -338,6 +332,6 @@ def run(
         kind.weight = kind.weight.to(hidden.dtype)
     with torch.autocast(device, enabled=False):
         result: tuple[Tensor, Tensor] = _Fused.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, kind, rows, domains, n_domains, softcap, chunk
+            hidden, weight, bias, (kind, rows, domains, n_domains, softcap, chunk)
         )
     return result

@@ -11,12 +11,18 @@ from kinfold.stages.bank import LoraBank, LoraSpec
 from torch import nn
 
 
-def test_token_counts_route_a_batch_that_is_one_row() -> None:
-    """One row of documents back to back gives each token the layer its domain has."""
+def one_layer() -> tuple[nn.Module, LoraBank]:
+    """A layer of six inputs and five outputs with filled adapters of the domains a and b."""
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(6, 5))
     bank = LoraBank.attach(layer, ("a", "b"), LoraSpec(rank=2, targets=("0",)))
     fill(bank, 5, 0.2)
+    return layer, bank
+
+
+def test_token_counts_route_a_batch_that_is_one_row() -> None:
+    """One row of documents back to back gives each token the layer its domain has."""
+    layer, bank = one_layer()
     x = torch.randn(1, 7, 6)
     with bank.route(tokens=(3, 4)):
         y = layer(x)
@@ -29,10 +35,7 @@ def test_token_counts_route_a_batch_that_is_one_row() -> None:
 
 
 def test_rows_flattened_before_a_layer_are_still_told_apart() -> None:
-    torch.manual_seed(0)
-    layer = nn.Sequential(nn.Linear(6, 5))
-    bank = LoraBank.attach(layer, ("a", "b"), LoraSpec(rank=2, targets=("0",)))
-    fill(bank, 5, 0.2)
+    layer, bank = one_layer()
     x = torch.randn(3, 7, 6)
     with bank.route([1, 2]):
         torch.testing.assert_close(layer(x.view(21, 6)).view(3, 7, 5), layer(x))
