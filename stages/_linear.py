@@ -6,6 +6,7 @@ See :mod:`._kernels_linear` for how.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -162,38 +163,58 @@ def drop_scratch() -> None:
     _spare.clear()
 
 
+@dataclass(frozen=True)
+class _Work:
+    """How a call is cut up; for all but the addresses of its tensors, and so the same for many."""
+
+    tasks: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    held: int
+    wide: int
+    parts: int
+    slots: int
+    size: int
+
+
+@lru_cache(maxsize=256)
+def _cut(sizes: tuple[int, ...], rows: int, steps: int, width: int, rank: int, threads: int) -> _Work:
+    """See the loop for what these are."""
+    from . import _kernels_linear as kernels
+
+    piece = -(-rows // (threads * GRAIN)) * GRAIN
+    tasks = np.array([(top, min(rows, top + piece)) for top in range(0, rows, piece)], dtype=np.int64)
+    held, wide = kernels.rows_of_pass(piece, steps), kernels.columns_of_pass(width, steps)
+    ends = np.cumsum(sizes, dtype=np.int64)
+    parts = -(-piece // GRAIN) + len(ends) if rank else 0
+    slots = 0
+    if len(ends):
+        passes = [(top, min(int(stop), top + held)) for start, stop in tasks for top in range(start, stop, held)]
+        first_met, last_met = np.searchsorted(ends, np.array(passes) - [0, 1], side="right").T
+        slots = int((last_met - first_met).max()) + 1
+    size = kernels.room(held, steps, width, wide, rank, parts, slots)
+    return _Work(tasks, ends, held, wide, parts, slots, size)
+
+
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, u: Updates, transposed: bool, y: Tensor, h: Tensor) -> None:
     from . import _kernels_linear as kernels
     from ._fused import share
     from ._kernels_tiles import TILES
 
     (rows, steps), width = x.shape, y.shape[1]
-    piece = -(-rows // (torch.get_num_threads() * GRAIN)) * GRAIN
-    tasks = np.array([(top, min(rows, top + piece)) for top in range(0, rows, piece)], dtype=np.int64)
-    held, wide = kernels.rows_of_pass(piece, steps), kernels.columns_of_pass(width, steps)
-    ends = np.cumsum(u.sizes, dtype=np.int64)
-    slots = _most_groups(ends, tasks, held)
-    parts = -(-piece // GRAIN) + len(ends) if u.rank else 0
-    size = kernels.room(held, steps, width, wide, u.rank, parts, slots)
+    cut = _cut(u.sizes, rows, steps, width, u.rank, torch.get_num_threads())
     if x.device.type == "meta":
-        x.new_empty(len(tasks), size, dtype=torch.uint8)  # for the estimate to count
+        x.new_empty(len(cut.tasks), cut.size, dtype=torch.uint8)  # for the estimate to count
         return
-    room = _scratch(len(tasks), size)
+    room = _scratch(len(cut.tasks), cut.size)
     free = list(room.unbind())
     given = (x.data_ptr(), steps, weight.data_ptr(), transposed, 0 if bias is None else bias.data_ptr(), width)
     low_rank = (u.down, u.up, u.ranks, u.rank, np.float32(u.alpha), y.data_ptr(), h.data_ptr())
 
     def run(part: Any) -> None:
-        kernels.linear(part, ends, *given, *low_rank, held, wide, parts, slots, free.pop().numpy(), TILES)
+        work = free.pop().numpy()
+        kernels.linear(
+            part, cut.ends, *given, *low_rank, cut.held, cut.wide, cut.parts, cut.slots, work, TILES
+        )  # fmt: skip
 
-    share(run, tasks, x.numel())
+    share(run, cut.tasks, x.numel())
     _spare.append(room.view(-1))
-
-
-def _most_groups(ends: NDArray[np.int64], tasks: NDArray[np.int64], held: int) -> int:
-    """The most groups that any pass over so many rows meets."""
-    if not len(ends):
-        return 0
-    passes = [(top, min(int(stop), top + held)) for start, stop in tasks for top in range(int(start), int(stop), held)]
-    first_met, last_met = np.searchsorted(ends, np.array(passes) - [0, 1], side="right").T
-    return int((last_met - first_met).max()) + 1

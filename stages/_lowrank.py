@@ -10,6 +10,7 @@ product with the frozen weight, in fp32 those of :mod:`._kernels_linear`, which 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,25 +99,31 @@ def _up_(
     return y
 
 
-def _outer(h: Tensor, x: Tensor, plan: GroupPlan, like: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+@lru_cache(maxsize=256)
+def _strips(sizes: tuple[int, ...], width: int, threads: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(group, first row, rows) of the groups, and (first column, last) of each piece of work."""
+    ends = np.cumsum(sizes)
+    strips = min(threads, width // GRAIN)
+    cuts = [GRAIN * (width // GRAIN * place // strips) for place in range(strips + 1)]
+    return np.stack([np.arange(len(sizes)), ends - sizes, sizes], 1), np.array([cuts[:-1], cuts[1:]]).T
+
+
+def _outer(h: Tensor, x: Tensor, plan: GroupPlan, like: Sequence[Tensor], sizes: tuple[int, ...]) -> list[Tensor]:
     """The gradients α h_gᵀ x_g of the trained factors: the shared one's, summed over groups, and each group's own."""
     width = x.shape[1]
     grads = [torch.empty_like(like[0])] if plan.shared else []
-    own: Sequence[Tensor] = ()
-    if plan.domains:
-        own = like[0].new_empty(len(sizes), *like[-1].shape).unbind()
+    own = like[0].new_empty(len(sizes) if plan.domains else 0, *like[-1].shape)
     if x.device.type != "meta":
         from . import _kernels_lowrank, _kernels_lowrank32
         from ._fused import share
         from ._kernels_tiles import TILES
 
         kernels: Any = _kernels_lowrank32 if x.dtype == torch.float32 else _kernels_lowrank
-        table = _table([[*grads, *([own[g]] if plan.domains else [])] for g in range(len(sizes))])
-        ranks = np.array([*(g.shape[0] for g in grads), *([like[-1].shape[0]] if plan.domains else [])], dtype=np.int64)
-        ends = np.cumsum(sizes)
-        segments = np.stack([np.arange(len(sizes)), ends - sizes, sizes], 1)
-        strips = min(torch.get_num_threads(), width // GRAIN)
-        cuts = [GRAIN * (width // GRAIN * place // strips) for place in range(strips + 1)]
+        segments, strips = _strips(sizes, width, torch.get_num_threads())
+        each = own.data_ptr() + own.stride(0) * own.element_size() * np.arange(len(sizes))
+        columns = [np.full(len(sizes), grad.data_ptr()) for grad in grads] + ([each] if plan.domains else [])
+        table, used = np.stack(columns, 1), len(grads) + plan.domains
+        ranks = np.array([like[0].shape[0], like[-1].shape[0]][-used:], dtype=np.int64)
 
         def run(columns: Any) -> None:
             work = np.empty(kernels.room(width, h.shape[1]), dtype=np.uint8)
@@ -126,8 +133,8 @@ def _outer(h: Tensor, x: Tensor, plan: GroupPlan, like: Sequence[Tensor], sizes:
                     table, ranks, plan.shared, work, TILES,
                 )  # fmt: skip
 
-        share(run, np.array([cuts[:-1], cuts[1:]]).T, x.numel())
-    return [*grads, *own]
+        share(run, strips, x.numel())
+    return [*grads, *own.unbind()]
 
 
 class _Stacks:
