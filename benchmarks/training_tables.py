@@ -142,8 +142,12 @@ def kl() -> str:
 
 
 def attention() -> str:
-    rows = read("attention")[-1]["results"]["attention, ms"]
-    return table([[f"{v:.1f}" if isinstance(v, float) else v for v in row.values()] for row in rows], list(rows[0]))
+    results, parts = read("attention")[-1]["results"], []
+    for name, digits in (("attention, ms", ".1f"), ("from float64", ".1e")):
+        rows = results[name]
+        cells = [[format(v, digits) if isinstance(v, float) else v for v in row.values()] for row in rows]
+        parts.append(table(cells, list(rows[0])))
+    return "\n\n".join(parts)
 
 
 PAGES = {
