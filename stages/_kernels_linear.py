@@ -43,6 +43,7 @@ move: Any = tiles.move
 scale: Any = tiles.scale
 
 DEPTH = 1024  # steps that one pass over rows adds up
+STRIP = 128  # columns of updates to lay out at a time
 _ROWS_BYTES, _COLUMNS_BYTES = 1 << 20, 8 << 20  # of rows and of weights that are laid out at a time
 
 
@@ -51,16 +52,17 @@ def rows_of_pass(rows: int, steps: int) -> int:
     return min(-(-rows // 32) * 32, max(32, _ROWS_BYTES // (6 * min(steps, DEPTH)) // 32 * 32))
 
 
-def columns_of_pass(width: int, steps: int) -> int:
-    """Columns of weights to lay out at a time."""
-    return min(width, max(32, _COLUMNS_BYTES // (6 * min(steps, DEPTH)) // 32 * 32))
+def columns_of_pass(rows: int, width: int, steps: int) -> int:
+    """Columns of weights to lay out at a time: few where no later pass over rows asks for them again."""
+    most = STRIP if rows <= rows_of_pass(rows, steps) else _COLUMNS_BYTES // (6 * min(steps, DEPTH)) // STRIP * STRIP
+    return min(width, most)
 
 
 def room(held: int, steps: int, width: int, wide: int, rank: int, parts: int, slots: int) -> int:
     """Bytes of scratch for that; see :func:`linear` for the arguments."""
     depth = min(steps, DEPTH)
     rows, columns, thin = 6 * held * depth, 6 * wide * depth, (192 + 128) * rank * parts
-    factors = 6 * rank * (depth + slots * wide)
+    factors = 6 * rank * (depth + slots * STRIP)
     return 64 + 4096 + 4 * max(steps, width, 32) + 6144 + 128 + rows + columns + thin + factors
 
 
@@ -211,16 +213,14 @@ def _linear(
                     rows = min(held, stop - top)
                     block = (top - origin) // 32
                     begin_part, end_part = first_of[block], first_of[block + (rows + 31) // 32]
-                    lay_rows(x + 4 * (top * steps + begin), steps, rows, depth, nothing, left)
+                    if first == 0 or held < stop - origin:
+                        lay_rows(x + 4 * (top * steps + begin), steps, rows, depth, nothing, left)
                     slot = -1
                     for part in range(begin_part, end_part):
                         group = group_of[part]
                         fresh = part == begin_part or group != group_of[part - 1]
                         slot += fresh
                         slot_of[part] = slot
-                        if fresh and last:
-                            out = broad + 6 * rank * wide * slot
-                            lay_up(up, ranks, group, rank, alpha, width, first, count, nothing, lines, out)
                         if first:
                             continue
                         if fresh:
@@ -244,6 +244,14 @@ def _linear(
                                 inside = low <= row < low + size
                                 split_both(source + 128 * row if inside else nothing, at + 64 * row, 2048)
                     for c in range(0, count, 32):
+                        if last and c % STRIP == 0:
+                            for part in range(begin_part, end_part):
+                                if part == begin_part or group_of[part] != group_of[part - 1]:
+                                    there, out = min(STRIP, count - c), broad + 6 * rank * STRIP * slot_of[part]
+                                    lay_up(
+                                        up, ranks, group_of[part], rank, alpha, width, first + c, there, nothing,
+                                        lines, out,
+                                    )  # fmt: skip
                         for i in range(0, rows, 32):
                             out, apart, there = y + 4 * ((top + i) * width + first + c), 4 * width, min(32, rows - i)
                             if begin == 0:
@@ -259,7 +267,7 @@ def _linear(
                             add_product(left + 6 * i * depth, right + 6 * c * depth, depth)
                             if last:
                                 for part in range(first_of[block + i // 32], first_of[block + i // 32 + 1]):
-                                    factor = broad + 6 * rank * (wide * slot_of[part] + c)
+                                    factor = broad + 6 * rank * (STRIP * slot_of[part] + c % STRIP)
                                     add_product(thin + 192 * rank * part, factor, rank)
                             if there == 32:
                                 keep(out, apart)

@@ -141,7 +141,7 @@ def scratch(rows: int, one: int, other: int) -> int:
     from . import _kernels_linear as kernels
 
     def room(steps: int, width: int) -> int:
-        held, wide = kernels.rows_of_pass(rows, steps), kernels.columns_of_pass(width, steps)
+        held, wide = kernels.rows_of_pass(rows, steps), kernels.columns_of_pass(rows, width, steps)
         return kernels.room(held, steps, width, wide, 0, 0, 0)
 
     return max(room(one, other), room(other, one))
@@ -183,7 +183,7 @@ def _cut(sizes: tuple[int, ...], rows: int, steps: int, width: int, rank: int, t
 
     piece = -(-rows // (threads * GRAIN)) * GRAIN
     tasks = np.array([(top, min(rows, top + piece)) for top in range(0, rows, piece)], dtype=np.int64)
-    held, wide = kernels.rows_of_pass(piece, steps), kernels.columns_of_pass(width, steps)
+    held, wide = kernels.rows_of_pass(piece, steps), kernels.columns_of_pass(piece, width, steps)
     ends = np.cumsum(sizes, dtype=np.int64)
     parts = -(-piece // GRAIN) + len(ends) if rank else 0
     slots = 0
