@@ -105,7 +105,7 @@ def validate_measures(
     picked = {name: matrix[np.ix_(chosen, chosen)] for name, matrix in matrices.items()}
     measures = rank_measures(picked, truth, seed=seed)
     best, advice = advise(measures)
-    unlearnt = _unlearnt(transfer, unit, len(classes))
+    unlearnt = _unlearnt(transfer, kind, unit, len(classes))
     if unlearnt is not None:
         best, advice = None, unlearnt
     return {
@@ -122,7 +122,7 @@ def validate_measures(
     }
 
 
-def _unlearnt(transfer: NDArray[np.float64], unit: str, classes: int) -> str | None:
+def _unlearnt(transfer: NDArray[np.float64], kind: str, unit: str, classes: int) -> str | None:
     """What to say where probes did not even learn what they were trained on: what they transfer is noise then."""
     own = float(np.diagonal(transfer).mean())
     floor = 0.5  # of the domains a language model must have learnt half
@@ -132,7 +132,12 @@ def _unlearnt(transfer: NDArray[np.float64], unit: str, classes: int) -> str | N
         return None
     return (
         f"the probes hardly learnt their own domains (mean {unit} {own:.2f}), so the transfer measured is noise and "
-        "these correlations say nothing; raise measure.probe_steps and measure.probe_documents, or name a better model."
+        "these correlations say nothing; raise measure.probe_steps and measure.probe_documents, "
+        + (
+            "or name no model: heads on embeddings learn more easily."
+            if kind == "classifier"
+            else "or name a better model."
+        )
     )
 
 

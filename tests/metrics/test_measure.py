@@ -9,6 +9,7 @@ from kinfold.corpora import load_corpora
 from kinfold.errors import ConfigError, CorpusError, ModelError, RelationsError
 from kinfold.metrics import MeasureSettings, Relations, measure
 from kinfold.metrics.registry import AFFINITY, DEFAULT_MEASURES
+from kinfold.metrics.validation import _unlearnt
 
 FAST = {"bootstrap": 10, "permutations": 40, "samples": 60, "vocabulary": 500, "lsa_dimensions": 16}
 
@@ -284,6 +285,21 @@ def test_probes_that_learnt_nothing_are_no_ground_for_advice(toy_labelled, tmp_p
     learnt = measure(load_corpora(toy_labelled), settings=settings).validation
     assert np.diagonal(learnt["transfer"]).mean() > 0.7
     assert "learnt" not in learnt["advice"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "own", "remedy"),
+    [
+        ("classifier", "AUC", 0.54, "name no model"),
+        ("classifier", "accuracy", 0.29, "name no model"),
+        ("language model", "share of own gain in loss", 0.25, "a better model"),
+        ("classifier", "AUC", 0.56, None),
+        ("language model", "share of own gain in loss", 1.0, None),
+    ],
+)
+def test_when_probes_count_as_having_learnt(kind, unit, own, remedy):
+    said = _unlearnt(np.full((4, 4), own), kind, unit, 4 if unit == "accuracy" else 2)
+    assert said is None if remedy is None else remedy in said
 
 
 def test_affinity_without_labels_says_why(toy):
