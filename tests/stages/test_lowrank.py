@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from kinfold.stages._bank_ops import GroupPlan, banked_linear
-from kinfold.stages._linear import product
+from kinfold.stages._linear import filled, product
 from kinfold.stages._lowrank import have_tiles, takes
 from torch import Tensor
 
@@ -160,3 +162,17 @@ def test_split_products_write_where_they_are_told() -> None:
     assert product(x, weight, out=out) is out
     assert torch.allclose(out, x @ weight.t(), atol=1e-4)
     assert product(x[:, ::2], weight[:, ::2]).shape == (100, 32)  # what is not contiguous is PyTorch's
+
+
+@given(rows=st.integers(1, 100_000), more=st.integers(0, 100))
+def test_rows_are_filled_up_by_little(rows: int, more: int) -> None:
+    full = filled(rows)
+    assert full % 32 == 0
+    assert rows <= full < rows + 32 + rows / 24
+    assert filled(full) == full
+    assert full <= filled(rows + more)  # so that what suffices for a chunk suffices for a smaller one
+
+
+def test_few_numbers_of_rows_occur() -> None:
+    for usual in (800, 4_000, 60_000):
+        assert len({filled(rows) for rows in range(round(0.8 * usual), round(1.2 * usual))}) <= 24

@@ -44,6 +44,8 @@ def test_a_run_leaves_everything_behind(finished: Run) -> None:
     assert [(row["stage"], row["step"]) for row in rows] == [(t, s) for t in (0, 1) for s in range(1, 13)]
     assert all(set(row["parts"]) == {"task", "ssl", "align"} for row in rows)
     assert all(row["seconds"] > 0 for row in rows)
+    logged = [(row["stage"], row["step"]) for row in rows if "norms" in row]
+    assert logged == [(0, 1), (0, 11), (1, 1), (1, 11)]
     assert not list(finished.path.rglob(".*")), "temporary files left behind"
     assert not (finished.path / "checkpoints").exists()
 
