@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ._files import user_cache
 
-__all__ = ["have_compiler", "inner", "kernel"]
+__all__ = ["compiled_before", "have_compiler", "inner", "kernel"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -31,6 +31,12 @@ def have_compiler() -> bool:
     except Exception:  # a broken llvmlite raises more than ImportError
         return False
     return True
+
+
+def compiled_before(room: str) -> bool:
+    """Whether kernels of this room lie in the cache, of this version or another: else the first use takes a while."""
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache() / "kernels")
+    return any(folder.rglob(f"{room}_*/*.nbi"))
 
 
 def kernel(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

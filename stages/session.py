@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._compile import compiled_before, have_compiler
 from .._progress import SILENT, Progress
 from ..errors import ConfigError, RunError
 from .artefacts import finished_stages
@@ -90,6 +91,8 @@ class Session:
                 f"{base.name} takes at most {base.limit} tokens: that, and not train.max_length={settings.max_length}, "
                 "is the longest sequence."
             )
+        if base.device.type == "cpu" and have_compiler() and not compiled_before("stages"):
+            progress.say("First training here: kernels are compiled for this processor, and kept for the next.")
         layout: Literal["flat", "packed", "padded"] = "padded"
         if base.task == "lm":
             if settings.layout in ("auto", "flat") and not settings.compile and enable_flat(base):

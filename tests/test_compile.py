@@ -39,6 +39,27 @@ def test_a_folder_the_user_named_for_numba_is_used(tmp_path: Path) -> None:
     assert all(tmp_path / "mine" in path.parents for path in _paths(NUMBA_CACHE_DIR=str(tmp_path / "mine")))
 
 
+_FIRST = """
+import numpy as np
+from kinfold._compile import compiled_before
+from kinfold.stages import _kernels
+print(compiled_before("stages"))
+x = np.ones(4, np.float32)
+_kernels.gate(x, x, x.copy())
+print(compiled_before("stages"), compiled_before("metrics"))
+"""
+
+
+def test_the_first_use_of_a_room_is_known(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FIRST],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+    )
+    assert done.stdout.split() == ["False", "True", "False"], done.stderr
+
+
 def test_numbas_own_setting_is_left_alone() -> None:
     from numba.core import config
 
