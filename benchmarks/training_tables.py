@@ -114,23 +114,16 @@ def activations() -> str:
 
 
 def losses() -> str:
-    rows = []
-    for entry in newest([e for e in read("engine") if "losses" in e], "dtype", "losses"):
-        for name, found in entry["losses"].items():
-            if entry["config"]["loss_rows"] == 1024 and entry["date"] >= "2026-11-22 15:40":
-                # Two bars would be two cells of a Markdown table.
-                cells = [
-                    name.replace("||", "‖"),
-                    entry["config"]["dtype"],
-                    f"{found['naive_mb']:.0f}",
-                    f"{found['fused_mb']:.0f}",
-                ]
-                cells += [
-                    f"{found['naive_mb'] / found['fused_mb']:.1f}",
-                    f"{found['time, fused / naive (bar 1.05)']:.2f}",
-                ]
-                rows.append(cells)
-    return table(rows, ["loss", "precision", "naive, MB", "fused, MB", "memory, naive / fused", "time, fused / naive"])
+    held: dict[tuple[str, str], list[str]] = {}
+    for entry in read("engine"):
+        config = entry["config"]
+        for name, found in entry.get("losses", {}).items() if config["loss_rows"] == 1024 else ():
+            # Two bars would be two cells of a Markdown table.
+            cells = [name.replace("||", "‖"), config["dtype"], f"{found['naive_mb']:.0f}", f"{found['fused_mb']:.0f}"]
+            memory, time = found["naive_mb"] / found["fused_mb"], found["time, fused / naive (bar 1.05)"]
+            held[name, config["dtype"]] = [*cells, f"{memory:.1f}", f"{time:.2f}"]  # the newest of each
+    head = ["loss", "precision", "naive, MB", "fused, MB", "memory, naive / fused", "time, fused / naive"]
+    return table(list(held.values()), head)
 
 
 def kl() -> str:
