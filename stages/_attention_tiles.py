@@ -1,6 +1,6 @@
 """Causal attention by document in tile registers: what :mod:`._kernels_attention_tiles` does, on tensors.
 
-In bf16 and fp32, on CPUs with AMX (:func:`._lowrank.have_tiles`). Rows are (tokens, heads, width), any width; rotary
+In bf16 and fp32, on CPUs with AMX (:func:`._tiles.have_tiles`). Rows are (tokens, heads, width), any width; rotary
 positions are applied while rows are packed, and taken back as gradients are written, where both halves of a row are
 whole vectors.
 """
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._lowrank import have_tiles
+from ._tiles import have_tiles
 
 __all__ = ["backward", "forward", "takes", "tasks_of", "turns"]
 

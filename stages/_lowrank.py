@@ -25,7 +25,7 @@ from ._tiles import have_tiles
 if TYPE_CHECKING:
     from ._bank_ops import GroupPlan
 
-__all__ = ["TiledLinear", "have_tiles", "takes"]
+__all__ = ["TiledLinear", "takes"]
 
 _PIECE = 256  # rows of a task, where several threads share them
 
@@ -121,9 +121,9 @@ def _outer(h: Tensor, x: Tensor, plan: GroupPlan, like: Sequence[Tensor], sizes:
         kernels: Any = _kernels_lowrank32 if x.dtype == torch.float32 else _kernels_lowrank
         segments, strips = _strips(sizes, width, torch.get_num_threads())
         each = own.data_ptr() + own.stride(0) * own.element_size() * np.arange(len(sizes))
-        columns = [np.full(len(sizes), grad.data_ptr()) for grad in grads] + ([each] if plan.domains else [])
-        table, used = np.stack(columns, 1), len(grads) + plan.domains
-        ranks = np.array([like[0].shape[0], like[-1].shape[0]][-used:], dtype=np.int64)
+        stacks = [np.full(len(sizes), grad.data_ptr()) for grad in grads] + ([each] if plan.domains else [])
+        table = np.stack(stacks, 1)
+        ranks = np.array([like[0].shape[0], like[-1].shape[0]][-len(stacks) :], dtype=np.int64)
 
         def run(columns: Any) -> None:
             work = np.empty(kernels.room(width, h.shape[1]), dtype=np.uint8)

@@ -9,7 +9,7 @@ from functools import cache
 
 from .._compile import have_compiler
 
-__all__ = ["have_tiles"]
+__all__ = ["have_tiles", "offered", "trial"]
 
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18  # Linux's permission for the tile registers
 
@@ -17,23 +17,26 @@ _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18  # Linux's permission for th
 @cache
 def have_tiles() -> bool:
     """Whether the compiled loops run here and give the right answer: a Linux machine with AMX, and numba."""
-    if not (have_compiler() and sys.platform == "linux" and platform.machine() == "x86_64"):
-        return False
     try:
-        import llvmlite.binding as llvm  # type: ignore[import-untyped]
-
-        features = llvm.get_host_cpu_features()
-        wanted = ("amx-tile", "amx-bf16", "avx512bf16")
-        if not all(features.get(name) for name in wanted):
-            return False
-        if ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) != 0:
-            return False
-        return _trial()
+        return offered() and trial()
     except Exception:  # whatever a system or a compiler objects to, PyTorch's products are there
         return False
 
 
-def _trial() -> bool:
+def offered() -> bool:
+    """Whether this machine has tile registers, and lets this process use them."""
+    if not (have_compiler() and sys.platform == "linux" and platform.machine() == "x86_64"):
+        return False
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+    features = llvm.get_host_cpu_features()
+    if not all(features.get(name) for name in ("amx-tile", "amx-bf16", "avx512bf16")):
+        return False
+    permitted: bool = ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) == 0
+    return permitted
+
+
+def trial() -> bool:
     """Two groups of uneven size against plain products, in both precisions."""
     import torch
 

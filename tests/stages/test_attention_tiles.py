@@ -9,7 +9,7 @@ import pytest
 import torch
 from kinfold.stages import _attention_cpu, _attention_tiles, _fused
 from kinfold.stages._attention_cpu import documents_attention, rotated_attention
-from kinfold.stages._lowrank import have_tiles
+from kinfold.stages._tiles import have_tiles
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(not have_tiles(), reason="needs a CPU with AMX and numba")
